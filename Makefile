@@ -1,0 +1,65 @@
+# Each target says what it does; `make` alone lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export APPLIANCE_HOME ?= $(CURDIR)/var
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run fmt lint types arch lock openapi check test test-all campaign bench-launch migrate package clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/.stamp: requirements/runtime.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed (found $$($(PYTHON) --version)); set PYTHON=..." >&2; exit 1; }
+	@echo "setting up $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/runtime.lock -r requirements/build.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp requirements/dev.lock
+	@echo "installing the development tools ..."
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.lock
+	@touch $@
+
+setup: $(VENV)/.stamp ## make the virtual environment of the control plane
+
+dev: $(VENV)/.stamp-dev ## the same with the tools for tests and checks
+
+run: setup ## start the appliance in the foreground with the demo model
+	@exec $(BIN)/appliance run
+
+fmt: dev ## format the code
+	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
+
+lint: dev ## ruff, formatting included
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check .
+
+types: dev ## mypy, strict
+	@$(BIN)/mypy
+
+arch: dev ## import directions
+	@$(BIN)/lint-imports --cache-dir .import_linter_cache
+
+openapi: dev ## write docs/openapi/*.json from the routes
+	@$(BIN)/python -m appliance.api.document docs/openapi
+
+check: lint types arch ## everything that needs no run: lint, types, imports, the OpenAPI documents
+	@$(BIN)/python -m appliance.api.document --check docs/openapi
+
+test: dev ## the tests that a bare machine can run; the others say why they are skipped
+	@$(BIN)/pytest
+
+test-all: dev ## every test; Docker, PostgreSQL and the engines are required
+	@APPLIANCE_TEST_REQUIRE=docker,postgres,engines $(BIN)/pytest
+
+bench-launch: dev ## what is ours between the create request and the first token
+	@$(BIN)/python -m bench.launch
+
+lock: dev ## resolve the lock files anew
+	@$(BIN)/python tools/lock.py
+
+clean: ## remove what was built (never the data under APPLIANCE_HOME)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -1,0 +1,1 @@
+"""Tenants, members, logins, keys, roles, quotas, usage, audit."""
