@@ -1,0 +1,139 @@
+"""The database: PostgreSQL through asyncpg, or SQLite through aiosqlite. Transactions begin and commit only here.
+
+`read()` is a short read-only unit, `write()` one transaction that commits when its block ends. On SQLite writes
+queue in the process (one writer) and begin IMMEDIATE, so that a busy database is met before any work was done.
+No session is held across Docker, NVML, HTTP or a stream.
+
+After a commit the names in `session.info["wake"]` (see `wake`) are handed to the activations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+
+from appliance.kernel.crashpoints import reached
+from appliance.kernel.errors import DatabaseUnavailable
+
+BUSY_TIMEOUT_S = 5.0
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
+)
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """An engine whose transactions behave the same on both databases; nothing is connected yet."""
+    if make_url(url).get_backend_name() == "sqlite":
+        engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        pool_size=10,
+        max_overflow=5,
+        pool_timeout=BUSY_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 30,
+            "server_settings": {"application_name": "appliance"},
+        },
+    )
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in _PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class Database:
+    def __init__(self, url: str, *, on_commit: Callable[[Iterable[str]], None] = lambda _: None) -> None:
+        self.engine = create_engine(url)
+        self.on_commit = on_commit
+        self._is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+        self._readers = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
+        self._writers = async_sessionmaker(
+            self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=False
+        )
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        with _translated():
+            async with self._readers() as session, session.begin():
+                yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        await self._enter_queue()
+        try:
+            with _translated():
+                async with self._writers() as session:
+                    async with session.begin():
+                        yield session
+                        await session.flush()
+                        reached("commit.before")
+                    reached("commit.after")
+        finally:
+            self._leave_queue()
+        self.on_commit(session.info.get("wake", ()))
+
+    async def ping(self) -> None:
+        """Raise `DatabaseUnavailable` unless the database answers."""
+        async with self.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def _enter_queue(self) -> None:
+        if not self._is_sqlite:
+            return
+        try:
+            await asyncio.wait_for(self._writer.acquire(), 2 * BUSY_TIMEOUT_S)
+        except TimeoutError as error:
+            raise DatabaseUnavailable("the database is busy with other changes; try again") from error
+
+    def _leave_queue(self) -> None:
+        if self._is_sqlite:
+            self._writer.release()
+
+
+def wake(session: AsyncSession, *reconcilers: str) -> None:
+    """Activate these reconcilers once the session's transaction is committed."""
+    session.info.setdefault("wake", set()).update(reconcilers)
+
+
+class _translated:  # noqa: N801 - used like a function
+    """Turn a lost or busy database into `DatabaseUnavailable`; constraint violations pass for their callers."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: object) -> None:
+        match error:
+            case IntegrityError():
+                return
+            case OperationalError() | InterfaceError() | PoolTimeout() | ConnectionError():
+                raise DatabaseUnavailable("the database does not answer; try again", cause=str(error)) from error
+            case DBAPIError() if error.connection_invalidated:
+                raise DatabaseUnavailable("the database went away; try again", cause=str(error)) from error
