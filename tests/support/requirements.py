@@ -1,0 +1,60 @@
+"""What a run must have: `APPLIANCE_TEST_REQUIRE=docker,postgres,engines` turns those skips into failures.
+
+Without the variable a test that lacks its server is skipped with the reason, so that `make test` works on a bare
+machine. With it a run cannot be green without having tested what it names.
+"""
+
+import os
+from collections.abc import Generator
+from enum import StrEnum
+from typing import NoReturn
+
+import pytest
+
+VARIABLE = "APPLIANCE_TEST_REQUIRE"
+
+
+class Requirement(StrEnum):
+    """The value is what `APPLIANCE_TEST_REQUIRE` lists."""
+
+    DOCKER = "docker"
+    POSTGRES = "postgres"
+    ENGINES = "engines"
+
+    @property
+    def marker(self) -> str:
+        """The pytest marker of the tests that need it."""
+        return "engine" if self is Requirement.ENGINES else self.value
+
+
+def required() -> frozenset[Requirement]:
+    """The requirements of this run; an unknown name raises `pytest.UsageError`."""
+    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    try:
+        return frozenset(Requirement(name) for name in names)
+    except ValueError as error:
+        known = ", ".join(Requirement)
+        raise pytest.UsageError(f"{VARIABLE}: {error}; known are {known}") from error
+
+
+def unavailable(requirement: Requirement, reason: str) -> NoReturn:
+    """Skips the test, or fails it where the run requires what is not there."""
+    if requirement in required():
+        pytest.fail(f"{VARIABLE} names {requirement}, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_configure() -> None:
+    required()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that skips itself in its own way is caught by its marker."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        missed = [need for need in required() if item.get_closest_marker(need.marker)]
+        if missed:
+            report.outcome = "failed"
+            report.longrepr = f"{VARIABLE} names {', '.join(missed)}, but it was skipped: {report.longrepr}"
+    return report
