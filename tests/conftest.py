@@ -1,0 +1,8 @@
+"""Fixtures that tests of every part use."""
+
+pytest_plugins = [
+    "pytester",
+    "tests.support.requirements",
+    "tests.support.postgres",
+    "tests.support.docker",
+]
