@@ -1,0 +1,1 @@
+"""The management API: routes, authentication and problem rendering. Thin; what happens is in the domains."""

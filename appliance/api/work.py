@@ -1,0 +1,33 @@
+"""The one generator dependency: a request is one transaction, begun after its body was read.
+
+Safe methods read, the others write. The route says which permission it needs (`permission=`); a route that says
+nothing does not start. A write that left no audit row is rolled back. Litestar closes a single generator before
+the response is sent, so a failed COMMIT is an error the caller sees; there must be no second generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from litestar import Request
+
+from appliance.api.authentication import authenticate
+from appliance.api.context import context_of
+from appliance.kernel.errors import AuditMissing
+from appliance.kernel.logging import bind
+from tenants import audit
+from tenants.work import Work
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+async def provide_work(request: Request[Any, Any, Any]) -> AsyncGenerator[Work, None]:
+    context = context_of(request)
+    reads = request.method in SAFE_METHODS
+    async with context.database.read() if reads else context.database.write() as session:
+        actor = await authenticate(session, context, request)
+        bind(actor=actor.name, tenant=actor.tenant_id)
+        yield Work(session, actor, context.clock)
+        if not reads and "unaudited" not in request.route_handler.opt and not audit.is_recorded(session):
+            raise AuditMissing(path=request.url.path)
