@@ -1,0 +1,209 @@
+"""Each check names what breaks its invariant, and is silent where nothing does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checker import counters, deadlines, leases, listening, observe, ownership, secrecy
+from tests.checker.containers import Container
+from tests.checker.evidence import Evidence
+from tests.support.processes import Listener, Process, ProcessTable
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOME = Path("/srv/appliance")
+TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "tenants": [],
+    "services": [{"id": "svc_1", "tenant_id": "ten_1"}],
+    "deployments": [{"id": "dep_1", "tenant_id": "ten_1", "replicas": 1, "devices": 1}],
+    "replicas": [{"id": "rpl_1", "deployment_id": "dep_1", "state": "ready", "deadline_at": None}],
+    "nodes": [{"id": "nod_1", "memory_claimed": 7}],
+    "node_claims": [{"node_id": "nod_1", "replica_id": "rpl_1", "memory_bytes": 7}],
+    "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "index": 0}],
+    "device_leases": [{"device_id": "dev_1", "replica_id": "rpl_1"}],
+    "gateways": [{"id": "gwy_1", "name": "main", "first_port": 9000, "port_count": 16}],
+    "listeners": [
+        {"id": "lsn_1", "gateway_id": "gwy_1", "node": "here", "port": 9000, "service_id": "svc_1"},
+    ],
+    "quotas": [
+        {"scope": "ten_1", "resource": "services", "used": 1, "quota_limit": 1},
+        {"scope": "platform", "resource": "services", "used": 1, "quota_limit": 500},
+        {"scope": "ten_1", "resource": "devices", "used": 1, "quota_limit": 8},
+    ],
+    "api_keys": [],
+    "audit_events": [],
+}
+READY = Process(
+    pid=50,
+    parent=1,
+    session=50,
+    state="S",
+    started=1,
+    arguments=("python", "serve.py"),
+    environ={"APPLIANCE_REPLICA": "rpl_1", "HOME": f"{HOME}/run/e/rpl_1", "NVIDIA_VISIBLE_DEVICES": "GPU-1"},
+)
+
+
+def evidence(*processes: Process, **tables: Sequence[Mapping[str, Any]]) -> Evidence:
+    table = ProcessTable({process.pid: process for process in processes or (READY,)})
+    return Evidence(home=HOME, tables={**TABLES, **tables}, processes=table, at=NOW)
+
+
+def container(name: str, labels: Mapping[str, str], *, running: bool = True, uuid: str = "GPU-1") -> Container:
+    inspected = {"Config": {"Env": []}, "HostConfig": {"DeviceRequests": [{"DeviceIDs": [uuid]}]}}
+    return Container(id=name * 8, name=name, labels=labels, running=running, inspected=inspected)
+
+
+def labels(replica: str) -> Mapping[str, str]:
+    return {"appliance.appliance": "apl_1", "appliance.replica": replica}
+
+
+def problems(found: Sequence[object]) -> str:
+    return "\n".join(map(str, found))
+
+
+def test_a_consistent_appliance_has_no_violation():
+    assert observe(evidence()) == []
+
+
+def test_a_device_with_two_leases():
+    twice = [*TABLES["device_leases"], {"device_id": "dev_1", "replica_id": "rpl_1"}]
+    assert "I1  dev_1: 2 leases" in problems(list(leases.within_database(evidence(device_leases=twice))))
+
+
+@pytest.mark.parametrize("state", ["pending", "stopped", "failed"])
+def test_a_lease_of_a_replica_that_holds_nothing(state: str):
+    ended = [{**TABLES["replicas"][0], "state": state}]
+    found = problems(list(leases.within_database(evidence(replicas=ended))))
+    assert f"is leased by rpl_1, which is {state}" in found
+    assert "memory is claimed by rpl_1, which is gone" in found
+
+
+def test_a_node_that_counts_wrongly():
+    found = leases.within_database(evidence(nodes=[{"id": "nod_1", "memory_claimed": 8}]))
+    assert "nod_1: counts 8 bytes as claimed, its claims add up to 7" in problems(list(found))
+
+
+def test_a_process_with_a_device_that_it_has_no_lease_of():
+    taken = replace(READY, environ={**READY.environ, "NVIDIA_VISIBLE_DEVICES": "GPU-2"})
+    found = problems(list(leases.across(evidence(taken))))
+    assert "was given GPU-2 without a lease" in found
+    assert "holds a lease of dev_1 and was not given it" in found
+
+
+def test_a_container_with_a_device_that_it_has_no_lease_of():
+    there = replace(evidence(), containers=[container("one", labels("rpl_1"), uuid="GPU-2")])
+    assert "container one: was given GPU-2 without a lease" in problems(list(leases.across(there)))
+
+
+def test_two_listeners_on_a_port_and_one_outside_its_gateway():
+    one = TABLES["listeners"][0]
+    there = evidence(listeners=[one, {**one, "id": "lsn_2"}, {**one, "id": "lsn_3", "port": 9016}])
+    found = problems(list(listening.within_database(there)))
+    assert "port 9000 of here: 2 listeners" in found
+    assert "lsn_3: port 9016 is not one of gateway main" in found
+
+
+def test_what_is_published_but_held_by_a_stranger(tmp_path: Path):
+    _publish(tmp_path, 9000, supervisor=60)
+    supervisor = replace(READY, pid=60, environ={})
+    stranger = Listener("0.0.0.0", 9000, 1, frozenset({99}))
+    ours = Listener("0.0.0.0", 9001, 2, frozenset({60}))
+    there = replace(evidence(READY, supervisor), home=tmp_path, sockets=[stranger, ours])
+    found = problems(list(listening.across(there)))
+    assert "port 9000: is published and held by process 99" in found
+    assert "port 9001: is open in the gateway and not published" in found
+
+
+def test_a_snapshot_behind_the_database(tmp_path: Path):
+    _publish(tmp_path, 9001, supervisor=60)
+    found = listening.across(replace(evidence(), home=tmp_path))
+    assert "lsn_1: is port 9000 in the database, 9001 in the snapshot" in problems(list(found))
+
+
+def _publish(home: Path, port: int, *, supervisor: int) -> None:
+    snapshot = home / "gateway" / "snapshot"
+    snapshot.mkdir(parents=True)
+    (snapshot / "manifest.json").write_text('{"shards": {"listeners": "listeners-1.json"}}')
+    (snapshot / "listeners-1.json").write_text(f'{{"listeners": [{{"id": "lsn_1", "port": {port}}}]}}')
+    (home / "run").mkdir()
+    (home / "run" / "supervisor.pid").write_text(f"{supervisor}\n")
+
+
+def test_counters_that_differ_from_what_exists_or_pass_their_limit():
+    quotas = [{"scope": "ten_1", "resource": "services", "used": 2, "quota_limit": 1}]
+    found = problems(list(counters.within_database(evidence(quotas=quotas))))
+    assert "2 used of 1" in found
+    assert "2 counted, 1 exist" in found
+
+
+def test_a_process_without_an_owner():
+    orphan = replace(READY, environ={**READY.environ, "APPLIANCE_REPLICA": "rpl_9"})
+    found = problems(list(ownership.across(evidence(orphan))))
+    assert "belongs to replica rpl_9, which does not exist" in found
+    assert "rpl_1: is ready and has no engine" in found
+
+
+def test_the_engine_of_another_appliance_is_left_alone():
+    other = replace(READY, pid=51, environ={"APPLIANCE_REPLICA": "rpl_9", "HOME": "/srv/other/run/e/rpl_9"})
+    assert list(ownership.across(evidence(READY, other))) == []
+
+
+def test_containers_without_an_owner_or_twice_or_after_the_end():
+    there = [container(name, labels(replica)) for name, replica in (("a", "rpl_1"), ("b", "rpl_1"), ("c", "rpl_9"))]
+    found = problems(list(ownership.across(replace(evidence(), containers=there))))
+    assert "rpl_1: runs in 2 containers: a, b" in found
+    assert "container c: belongs to replica rpl_9, which does not exist" in found
+    ended = evidence(replicas=[{**TABLES["replicas"][0], "state": "stopped"}])
+    found = problems(list(ownership.across(replace(ended, containers=[container("a", labels("rpl_1"))]))))
+    assert "container a: runs while replica rpl_1 is stopped" in found
+
+
+def test_a_foreign_container_that_was_touched():
+    foreign = container("others", {}, running=False)
+    there = replace(evidence(), containers=[foreign], foreign=frozenset({foreign.id}))
+    assert "had no label appliance.appliance and no longer runs" in problems(list(ownership.across(there)))
+
+
+@pytest.mark.parametrize("state", ["placed", "starting", "draining", "stopping"])
+def test_a_state_past_its_deadline(state: str):
+    row = {**TABLES["replicas"][0], "state": state}
+
+    def found(deadline: str | None) -> str:
+        return problems(list(deadlines.within_database(evidence(replicas=[{**row, "deadline_at": deadline}]))))
+
+    assert found("2026-01-01 11:59:50.000000") == ""
+    assert f"rpl_1: is {state}, its deadline was 2026-01-01 11:00:00Z" in found("2026-01-01 11:00:00.000000")
+    assert f"is {state} without a deadline" in found(None)
+
+
+def test_a_secret_in_each_place(tmp_path: Path):
+    secret = "s3cret-" + "x" * 30
+    (tmp_path / "logs").mkdir()
+    padding = b"." * ((1 << 20) - 10)  # the secret lies across the border of two blocks
+    (tmp_path / "logs" / "control.log").write_bytes(padding + secret.encode())
+    process = replace(
+        READY, arguments=("engine", f"--api-key={secret}"), environ={"HOME": str(tmp_path), "KEY": secret}
+    )
+    there = replace(
+        evidence(process, tenants=[{"id": "ten_1", "name": secret}]),
+        home=tmp_path,
+        secrets={"given": secret},
+        containers=[replace(container("a", labels("rpl_1")), inspected={"Config": {"Env": [f"KEY={secret}"]}})],
+    )
+    assert {violation.subject for violation in secrecy.anywhere(there)} == {
+        "arguments of process 50",
+        "environment of process 50",
+        "docker inspect a",
+        "table tenants, column name",
+        "logs/control.log",
+    }
+
+
+def test_a_recent_deadline_is_not_past():
+    soon = (NOW - timedelta(seconds=1)).isoformat()
+    row = {**TABLES["replicas"][0], "state": "starting", "deadline_at": soon}
+    assert list(deadlines.within_database(evidence(replicas=[row]))) == []
