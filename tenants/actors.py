@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from appliance.kernel.errors import Forbidden
+from appliance.kernel.errors import ApplianceError, Forbidden
 from appliance.kernel.ids import TenantId
 from tenants.permissions import Permission
 from tenants.scope import TenantScope
@@ -19,7 +19,11 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`tenant_id` is the tenant acted on or None (platform); `request_id` ties audit rows and logs to a request."""
+    """`tenant_id` is the tenant acted on or None (platform); `request_id` ties audit rows and logs to a request.
+
+    `refusal` says why nothing that needs a permission may be done yet: for example that a member of several
+    tenants has to choose one first.
+    """
 
     kind: ActorKind
     id: str
@@ -27,13 +31,16 @@ class Actor:
     tenant_id: TenantId | None
     permissions: frozenset[Permission]
     request_id: str | None = None
+    refusal: ApplianceError | None = None
 
     @property
     def scope(self) -> TenantScope:
         return TenantScope(self.tenant_id)
 
     def require(self, permission: Permission) -> None:
-        """Raise `Forbidden` unless the actor holds `permission`."""
+        """Raise `Forbidden` unless the actor holds `permission`, or what stands in the way of any permission."""
+        if self.refusal is not None:
+            raise self.refusal
         if permission not in self.permissions:
             raise Forbidden(f"{self.name} lacks the permission {permission.value!r}")
 

@@ -39,7 +39,7 @@ def add(
             actor_kind=actor.kind.value,
             actor_id=actor.id,
             actor_name=actor.name,
-            tenant_id=tenant_id or actor.tenant_id,
+            tenant_id=tenant_id or actor.tenant_id or None,
             action=action,
             target_kind=kind,
             target_id=target,

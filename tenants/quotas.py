@@ -37,8 +37,11 @@ async def take(session: AsyncSession, scope: str, resource: Resource, amount: in
     if grown.rowcount == 1:  # type: ignore[attr-defined]  # the result of an UPDATE is a CursorResult
         return
     query = select(QuotaRow.used, QuotaRow.quota_limit).where(QuotaRow.scope == scope, QuotaRow.resource == resource)
-    used, limit = (await session.execute(query)).one()
+    found = (await session.execute(query)).one_or_none()
     owner = "the platform" if scope == PLATFORM_SCOPE else "the tenant"
+    if found is None:
+        raise QuotaExceeded(f"{owner} has no quota of {resource.value}; ask an administrator to set one", scope=scope)
+    used, limit = found
     raise QuotaExceeded(
         f"{owner} uses {used} of {limit} {resource.value} and {amount} more would pass the limit; "
         f"delete some or ask an administrator to raise it",

@@ -24,9 +24,11 @@ class TenantScope:
 
     def one(self) -> TenantId:
         """The tenant that a new object will belong to; `BadInput` where none was chosen."""
-        if self.tenant_id is None:
+        if not self.tenant_id:
             raise BadInput("say which tenant this is for: set the header Appliance-Tenant to its name or id")
         return self.tenant_id
 
 
 PLATFORM = TenantScope(None)
+NOWHERE = TenantScope(TenantId(""))
+"""The scope of someone who has not chosen a tenant yet: it holds no row at all."""

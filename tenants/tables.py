@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Sha256, Text, UtcDateTime
@@ -48,7 +48,7 @@ class MemberRow(Base):
 
 
 class LoginRow(Base):
-    """A console session, found by the hash of its token."""
+    """A console session, found by the hash of its token. It ends at `expires_at`, or `idle_s` after `seen_at`."""
 
     __tablename__ = "logins"
 
@@ -57,6 +57,7 @@ class LoginRow(Base):
     csrf_token: Mapped[Name]
     created_at: Mapped[Instant]
     seen_at: Mapped[Instant]
+    idle_s: Mapped[int]
     expires_at: Mapped[Instant] = mapped_column(index=True)
 
 
@@ -64,7 +65,17 @@ class ApiKeyRow(Base):
     """An API key; `tenant_id` is None for a key of the platform. The secret itself is never stored."""
 
     __tablename__ = "api_keys"
-    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        # NULLs are distinct in the constraint above
+        Index(
+            "uq_api_keys_name_platform",
+            "name",
+            unique=True,
+            postgresql_where=text("tenant_id IS NULL"),
+            sqlite_where=text("tenant_id IS NULL"),
+        ),
+    )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     tenant_id: Mapped[str | None] = mapped_column(String(24), ForeignKey("tenants.id", ondelete="CASCADE"))
@@ -99,7 +110,15 @@ class AuditRow(Base):
     """One mutation. `sequence`, `previous_hash` and `hash` are filled in by the sealing follower."""
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("ix_audit_events_tenant_id_id", "tenant_id", "id"),)
+    __table_args__ = (
+        Index("ix_audit_events_tenant_id_id", "tenant_id", "id"),
+        Index(
+            "ix_audit_events_unsealed",
+            "id",
+            postgresql_where=text("sequence IS NULL"),
+            sqlite_where=text("sequence IS NULL"),
+        ),
+    )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     at: Mapped[Instant]

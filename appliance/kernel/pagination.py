@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import msgspec
 from sqlalchemy import ColumnElement, Select
@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from appliance.kernel.errors import BadInput
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 DEFAULT_LIMIT = 50
 LARGEST_LIMIT = 500
 
@@ -26,7 +27,7 @@ class PageRequest(msgspec.Struct, frozen=True):
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
 
-    def apply(self, query: Select[Any], key: InstrumentedAttribute[Any] | ColumnElement[Any]) -> Select[Any]:
+    def apply(self, query: Select[*Ts], key: InstrumentedAttribute[Any] | ColumnElement[Any]) -> Select[*Ts]:
         """Order `query` by `key` (unique, descending) from the cursor on, one row more than the page."""
         if self.cursor is not None:
             query = query.where(key < self._last())
