@@ -20,7 +20,8 @@ postgres_bin() {
 POSTGRES_AS=()
 ((EUID != 0)) || POSTGRES_AS=(setpriv --reuid=nobody --regid=nogroup --clear-groups)
 
-# postgres_start DIR: returns when the server answers; POSTGRES_URL is set, with a superuser's rights.
+# postgres_start DIR: returns when the server answers; sets POSTGRES_URL, which has a superuser's rights.
+# shellcheck disable=SC2034 # POSTGRES_URL is the caller's
 postgres_start() {
   local bin
   POSTGRES_DIR=$1
@@ -28,11 +29,9 @@ postgres_start() {
   mkdir -p "$POSTGRES_DIR"
   ((EUID != 0)) || chown nobody:nogroup "$POSTGRES_DIR"
   chmod 0700 "$POSTGRES_DIR"
-  (
-    cd "$POSTGRES_DIR"
-    "${POSTGRES_AS[@]}" "$bin/initdb" --pgdata "$POSTGRES_DIR/data" --username appliance --auth trust \
-      --encoding UTF8 --locale C.UTF-8 --no-sync
-  ) >"$POSTGRES_DIR.log" 2>&1 || { postgres_print_log; return 1; }
+  env --chdir="$POSTGRES_DIR" "${POSTGRES_AS[@]}" "$bin/initdb" --pgdata "$POSTGRES_DIR/data" --auth trust \
+    --username appliance --encoding UTF8 --locale C.UTF-8 --no-sync >"$POSTGRES_DIR.log" 2>&1 ||
+    { postgres_print_log; return 1; }
   postgres_serve "$bin"
   if ! wait_for 60 "$POSTGRES_PID" "$bin/pg_isready" --host "$POSTGRES_DIR"; then
     postgres_print_log
@@ -45,13 +44,11 @@ postgres_start() {
 # Test data need not survive a power cut: without fsync the tests run several times faster.
 postgres_serve() {
   local bin=$1
-  cd "$POSTGRES_DIR"
-  "${POSTGRES_AS[@]}" "$bin/postgres" -D "$POSTGRES_DIR/data" \
+  env --chdir="$POSTGRES_DIR" "${POSTGRES_AS[@]}" "$bin/postgres" -D "$POSTGRES_DIR/data" \
     -c listen_addresses= -c unix_socket_directories="$POSTGRES_DIR" \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200 \
     </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
   POSTGRES_PID=$!
-  cd - >/dev/null
 }
 
 postgres_print_log() {

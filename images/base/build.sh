@@ -15,6 +15,7 @@ PACKAGES=python3,python3-venv,ca-certificates,libgomp1,libnuma1
 CACHE=${APPLIANCE_CACHE:-$HOME/.cache/appliance}
 
 # The mirror that apt is set up with, whichever of apt's formats it is written in.
+# shellcheck disable=SC2016 # the formats are apt's own
 mirror() {
   local found
   found=$(apt-get indextargets --format '$(REPO_URI)|$(CODENAME)|$(COMPONENT)' 'Created-By: Packages' |
