@@ -5,4 +5,5 @@ pytest_plugins = [
     "tests.support.requirements",
     "tests.support.postgres",
     "tests.support.docker",
+    "tests.support.database",
 ]

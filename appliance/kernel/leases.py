@@ -6,10 +6,14 @@ a process that was thought dead and comes back writes nothing.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
+from appliance.kernel.db import Database
 from appliance.kernel.errors import LeaseLost
 from appliance.kernel.tables import LeaseRow
 
@@ -36,3 +40,19 @@ async def take(session: AsyncSession, name: str, holder: str, clock: Clock) -> L
         row.holder, row.epoch, row.taken_at = holder, row.epoch + 1, clock.now()
     await session.flush()
     return Lease(name, holder, row.epoch)
+
+
+class Guarded:
+    """Write transactions of the control plane's own loops: each begins by checking that the lease is still held."""
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self.database, self.lease = database, lease
+
+    def read(self) -> AbstractAsyncContextManager[AsyncSession]:
+        return self.database.read()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        async with self.database.write() as session:
+            await self.lease.guard(session)
+            yield session

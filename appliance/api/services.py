@@ -1,0 +1,174 @@
+"""Routes of inference services."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Response, delete, get, patch, post
+from litestar.params import Parameter
+
+from appliance.api.context import context_of
+from appliance.api.idempotency import once
+from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.problems import problems
+from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
+from appliance.kernel.pagination import Page, PageRequest
+from appliance.services import creation, lifecycle, queries, views
+from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServiceNotFound
+from appliance.services.schemas import CreateService, EventView, ServiceView, UpdateService
+from appliance.services.states import ServiceState
+from tenants.permissions import Permission
+from tenants.quotas import QuotaExceeded
+from tenants.work import Work
+
+AnyRequest = Request[Any, Any, Any]
+TAGS = ["services"]
+
+
+@get("/services", permission=Permission.service_read, responses=problems(), tags=TAGS)
+async def list_services(
+    request: AnyRequest,
+    work: Work,
+    page: PageRequest,
+    state: ServiceState | None = None,
+    name: Annotated[str | None, Parameter(description="part of the name")] = None,
+    model: Annotated[str | None, Parameter(description="name or id of a model")] = None,
+) -> Page[ServiceView]:
+    """List services, newest first."""
+    rows = await queries.page(work.scope, work.session, page, state=state, name=name, model=model)
+    items = await views.services(work.session, rows.items, context_of(request).parts.public_host)
+    return Page(items=items, next_cursor=rows.next_cursor)
+
+
+@post(
+    "/services",
+    permission=Permission.service_write,
+    responses=problems(NameTaken, QuotaExceeded, NotFound, Conflict),
+    tags=TAGS,
+)
+async def create_service(request: AnyRequest, work: Work, data: CreateService) -> Response[ServiceView]:
+    """Publish a model as an inference service; answers at once with state `pending`."""
+    parts = context_of(request).parts
+
+    async def create() -> ServiceView:
+        row = await creation.create_service(work, parts.publishing, data)
+        await work.session.flush()
+        return await views.service(work.session, row, parts.public_host)
+
+    return await once(request, work, create)
+
+
+@get("/services/{service:str}", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS)
+async def show_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+    """Show a service by its name or id, with its deployments and replicas."""
+    row = await queries.find(work.scope, work.session, service)
+    view = await views.service(work.session, row, context_of(request).parts.public_host)
+    return Response(view, headers=etag(row.version))
+
+
+@patch(
+    "/services/{service:str}",
+    permission=Permission.service_write,
+    responses=problems(ServiceNotFound, ActionNotAllowed, StaleVersion, QuotaExceeded),
+    tags=TAGS,
+)
+async def update_service(
+    request: AnyRequest, work: Work, service: str, data: UpdateService, if_match: IfMatch = None
+) -> Response[ServiceView]:
+    """Change replicas, description, sampling defaults or timeouts; takes effect live."""
+    row = await queries.find(work.scope, work.session, service, lock=True)
+    expect(if_match, row.version)
+    await lifecycle.update_service(work, row, data)
+    return await _answer(request, work, row)
+
+
+@post(
+    "/services/{service:str}/start",
+    permission=Permission.service_write,
+    status_code=202,
+    responses=problems(ServiceNotFound, ActionNotAllowed, QuotaExceeded),
+    tags=TAGS,
+)
+async def start_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+    """Start a stopped service."""
+    row = await queries.find(work.scope, work.session, service, lock=True)
+    await lifecycle.start_service(work, row)
+    return await _answer(request, work, row, status=202)
+
+
+@post(
+    "/services/{service:str}/stop",
+    permission=Permission.service_write,
+    status_code=202,
+    responses=problems(ServiceNotFound, ActionNotAllowed),
+    tags=TAGS,
+)
+async def stop_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+    """Stop a service; it keeps its name and port. Running requests may finish."""
+    row = await queries.find(work.scope, work.session, service, lock=True)
+    await lifecycle.stop_service(work, row)
+    return await _answer(request, work, row, status=202)
+
+
+@delete(
+    "/services/{service:str}",
+    permission=Permission.service_write,
+    status_code=202,
+    responses=problems(ServiceNotFound, ActionNotAllowed, StaleVersion),
+    tags=TAGS,
+)
+async def delete_service(
+    request: AnyRequest, work: Work, service: str, if_match: IfMatch = None
+) -> Response[ServiceView]:
+    """Delete a service; it is gone (404) once its replicas have stopped."""
+    row = await queries.find(work.scope, work.session, service, lock=True)
+    expect(if_match, row.version)
+    await lifecycle.delete_service(work, row)
+    return await _answer(request, work, row, status=202)
+
+
+@get("/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS)
+async def list_events(work: Work, service: str, page: PageRequest) -> Page[EventView]:
+    """What happened to the service, newest first."""
+    row = await queries.find(work.scope, work.session, service)
+    rows = await queries.events(work.session, row.id, page)
+    return Page(items=[views.event(event) for event in rows.items], next_cursor=rows.next_cursor)
+
+
+@get(
+    "/services/{service:str}/logs",
+    permission=Permission.service_read,
+    responses=problems(ServiceNotFound, ReplicaNotFound),
+    tags=TAGS,
+    media_type="text/plain",
+)
+async def read_logs(
+    request: AnyRequest,
+    work: Work,
+    service: str,
+    replica: str | None = None,
+    tail: Annotated[int, Parameter(ge=1, le=10_000)] = 200,
+) -> str:
+    """The last lines of a replica's log (by default the newest replica's), also after its end."""
+    row = await queries.find(work.scope, work.session, service)
+    chosen = await queries.replica(work.session, row.id, replica)
+    return await context_of(request).parts.read_log(chosen.id, tail)
+
+
+async def _answer(request: AnyRequest, work: Work, row: Any, *, status: int = 200) -> Response[ServiceView]:
+    await work.session.flush()
+    view = await views.service(work.session, row, context_of(request).parts.public_host)
+    return Response(view, status_code=status, headers=etag(row.version))
+
+
+HANDLERS = [
+    list_services,
+    create_service,
+    show_service,
+    update_service,
+    start_service,
+    stop_service,
+    delete_service,
+    list_events,
+    read_logs,
+]

@@ -1,0 +1,14 @@
+"""Every table of the project, imported so that the metadata is whole."""
+
+from __future__ import annotations
+
+import appliance.gateway.tables
+import appliance.models.tables
+import appliance.runtimes.tables
+import appliance.services.tables
+import gpu.tables
+import tenants.tables
+import tenants.usage_tables  # noqa: F401 - imported for their tables
+from appliance.kernel.tables import Base
+
+metadata = Base.metadata

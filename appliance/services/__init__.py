@@ -1,0 +1,1 @@
+"""Inference services: what was asked for (services, deployments) and what runs (replicas)."""

@@ -1,0 +1,67 @@
+"""What the publisher left open: runtime, flavor, pool. What was named is checked, with the reason where it cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.errors import NotFound
+from appliance.runtimes.capability import CombinationRefused, ModelTraits, check
+from appliance.runtimes.catalog import Catalog, Mode, RuntimeSpec
+from gpu.tables import FlavorRow, PoolRow
+
+DEFAULT_POOL = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    runtime: RuntimeSpec
+    flavor: FlavorRow
+    pool: PoolRow
+    image: str | None
+
+
+async def choose_flavor(session: AsyncSession, wanted: str | None) -> FlavorRow:
+    """The flavor by name or id; without one, the smallest."""
+    query = select(FlavorRow)
+    if wanted is not None:
+        query = query.where(or_(FlavorRow.name == wanted, FlavorRow.id == wanted))
+    query = query.order_by(FlavorRow.devices, FlavorRow.memory_bytes, FlavorRow.id).limit(1)
+    flavor = await session.scalar(query)
+    if flavor is None:
+        known = ", ".join((await session.scalars(select(FlavorRow.name).order_by(FlavorRow.name))).all())
+        raise NotFound(f"there is no flavor {wanted!r}; there are: {known or 'none, an administrator must make one'}")
+    return flavor
+
+
+async def choose_pool(session: AsyncSession, wanted: str | None) -> PoolRow:
+    name = wanted or DEFAULT_POOL
+    pool = await session.scalar(select(PoolRow).where(or_(PoolRow.name == name, PoolRow.id == name)))
+    if pool is None:
+        known = ", ".join((await session.scalars(select(PoolRow.name).order_by(PoolRow.name))).all())
+        raise NotFound(f"there is no pool {name!r}; there are: {known or 'none yet'}")
+    return pool
+
+
+def choose_runtime(
+    catalog: Catalog, available: frozenset[str], wanted: str | None, flavor: FlavorRow, traits: ModelTraits
+) -> RuntimeSpec:
+    """The named runtime if it can serve the model, else the best that can: high performance before normal mode,
+    those that are installed here before those that are not."""
+    vendor = flavor.device_vendor or ("cpu" if flavor.devices == 0 else None)
+    if wanted is not None:
+        runtime = catalog.get(wanted)
+        check(runtime, vendor, traits)
+        return runtime
+    refusals: list[str] = []
+    ranked = sorted(catalog.all(), key=lambda r: (r.name not in available, r.mode is not Mode.high_performance, r.name))
+    for runtime in ranked:
+        try:
+            check(runtime, vendor, traits)
+        except CombinationRefused as refusal:
+            refusals.append(refusal.detail)
+            continue
+        return runtime
+    raise CombinationRefused("no runtime can serve this model: " + "; ".join(refusals))

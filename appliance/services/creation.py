@@ -1,0 +1,167 @@
+"""Publishing: one transaction makes the service, its first deployment, its port, its counts and its audit row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.gateway.operations import allocate_listener
+from appliance.kernel.errors import NameTaken
+from appliance.kernel.ids import new_id
+from appliance.runtimes import arguments, capability
+from appliance.runtimes.catalog import Catalog, RuntimeSpec
+from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
+from appliance.services.events import note
+from appliance.services.schemas import CreateService
+from appliance.services.states import Desired, Phase, ServiceState
+from appliance.services.tables import DeploymentRow, ServiceRow
+from appliance.services.transitions import SERVICES, SNAPSHOT
+from tenants import quotas
+from tenants.quotas import PLATFORM_SCOPE, Resource
+from tenants.scope import TenantScope
+from tenants.work import Work
+
+FIRST_DEPLOYMENT = "main"
+
+
+class ModelVersion(Protocol):
+    """What publishing needs to know of a model version."""
+
+    version_id: str
+    model_id: str
+    model_name: str
+    version_name: str
+    formats: Sequence[str]
+    quantised: bool
+    encrypted: bool
+    architectures: Sequence[str]
+
+
+class FindModel(Protocol):
+    async def __call__(
+        self, session: AsyncSession, scope: TenantScope, model: str, version: str | None
+    ) -> ModelVersion: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """What the operations of services use besides the database."""
+
+    catalog: Catalog
+    find_model: FindModel
+    launcher: str
+    available: frozenset[str]
+    """Names of the runtimes that can start here now."""
+
+
+async def create_service(work: Work, publishing: Publishing, request: CreateService) -> ServiceRow:
+    """Publish a model; the answer is `pending`, the reconciler does the rest."""
+    tenant_id = work.scope.one()
+    model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
+    choice = await _choose(work.session, publishing, request, model)
+    await _check_name(work, tenant_id, request.name)
+    await _count(work.session, tenant_id, request.replicas, choice.flavor.devices)
+    service = _service_row(work, tenant_id, request)
+    work.session.add(service)
+    await work.session.flush()
+    deployment = _deployment_row(service, request, model, choice)
+    work.session.add(deployment)
+    listener = await allocate_listener(work, request.gateway, service.id, request.port)
+    work.record(
+        "service.created",
+        "service",
+        service.id,
+        detail={"name": service.name, "model": model.model_name, "runtime": choice.runtime.name, "port": listener.port},
+    )
+    note(work.session, work.clock, service.id, Phase.changed, f"created by {work.actor.name}")
+    work.wake(SERVICES, SNAPSHOT)
+    return service
+
+
+async def _choose(
+    session: AsyncSession, publishing: Publishing, request: CreateService, model: ModelVersion
+) -> Choice:
+    flavor = await choose_flavor(session, request.flavor)
+    traits = capability.ModelTraits(
+        formats=tuple(model.formats),
+        quantised=model.quantised,
+        encrypted=model.encrypted,
+        architectures=tuple(model.architectures),
+    )
+    runtime = choose_runtime(publishing.catalog, publishing.available, request.runtime, flavor, traits)
+    arguments.check_args(runtime, request.args)
+    arguments.check_env(runtime, request.env)
+    return Choice(runtime, flavor, await choose_pool(session, request.pool), _image(publishing, runtime))
+
+
+def _image(publishing: Publishing, runtime: RuntimeSpec) -> str | None:
+    if publishing.launcher != "docker" or runtime.docker is None:
+        return None
+    return f"{runtime.docker.repository}:{runtime.engine_version}"
+
+
+async def _check_name(work: Work, tenant_id: str, name: str) -> None:
+    query = select(ServiceRow.state).where(ServiceRow.tenant_id == tenant_id, ServiceRow.name == name)
+    state = await work.session.scalar(query)
+    if state is not None:
+        gone = "; the old one is still being deleted" if state == ServiceState.deleting else ""
+        raise NameTaken(f"the tenant has a service {name!r}{gone}; choose another name")
+
+
+async def _count(session: AsyncSession, tenant_id: str, replicas: int, devices: int) -> None:
+    await quotas.take(session, PLATFORM_SCOPE, Resource.services)
+    await quotas.take(session, tenant_id, Resource.services)
+    await quotas.take(session, tenant_id, Resource.replicas, replicas)
+    await quotas.take(session, tenant_id, Resource.devices, replicas * devices)
+
+
+def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceRow:
+    now = work.now()
+    return ServiceRow(
+        id=new_id("svc"),
+        tenant_id=tenant_id,
+        name=request.name,
+        description=request.description,
+        served_model=request.served_model or request.name,
+        desired=Desired.running.value,
+        state=ServiceState.pending.value,
+        reason="",
+        defaults=msgspec.to_builtins(request.defaults),
+        timeouts=msgspec.to_builtins(request.timeouts),
+        version=1,
+        created_at=now,
+        updated_at=now,
+        state_since=now,
+    )
+
+
+def _deployment_row(
+    service: ServiceRow, request: CreateService, model: ModelVersion, choice: Choice
+) -> DeploymentRow:
+    return DeploymentRow(
+        id=new_id("dep"),
+        service_id=service.id,
+        tenant_id=service.tenant_id,
+        name=FIRST_DEPLOYMENT,
+        generation=1,
+        model_id=model.model_id,
+        model_version_id=model.version_id,
+        model_name=model.model_name,
+        model_version=model.version_name,
+        runtime=choice.runtime.name,
+        image=choice.image,
+        pool_id=choice.pool.id,
+        flavor_id=choice.flavor.id,
+        flavor_name=choice.flavor.name,
+        devices=choice.flavor.devices,
+        replicas=request.replicas,
+        args=list(request.args),
+        env=dict(request.env),
+        weight=100,
+        failures=0,
+    )

@@ -1,0 +1,20 @@
+"""What can go wrong with a service that a person must understand."""
+
+from __future__ import annotations
+
+from appliance.kernel.errors import Conflict, NotFound
+
+
+class ServiceNotFound(NotFound):
+    code = "service-not-found"
+    title = "There is no such service"
+
+
+class ActionNotAllowed(Conflict):
+    code = "action-not-allowed"
+    title = "The service's state does not permit this"
+
+
+class ReplicaNotFound(NotFound):
+    code = "replica-not-found"
+    title = "There is no such replica"

@@ -1,0 +1,93 @@
+"""From `placed` to `starting`: the intent is committed, so starting may be repeated; the launcher makes it once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.crashpoints import reached
+from appliance.kernel.errors import ApplianceError, Unavailable
+from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
+from appliance.runtimes.rendering import render
+from appliance.services import failing
+from appliance.services.events import note
+from appliance.services.machinery import Machinery
+from appliance.services.states import Phase, ReplicaState
+from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
+from appliance.services.transitions import move
+from gpu import leasing
+from gpu.tables import FlavorRow
+
+
+async def launch(machinery: Machinery, replica_id: str) -> None:
+    """Start the replica's engine. Where the launcher is unreachable the state stays, and a later round repeats."""
+    try:
+        async with machinery.guarded.read() as session:
+            spec, start_timeout_s = await _specify(machinery, session, replica_id)
+        reached("replica.launching")
+        handle = await machinery.launcher.start(spec)
+        reached("replica.launched")
+    except Unavailable:
+        raise
+    except ApplianceError as error:
+        await failing.fail(machinery, replica_id, ReplicaState.placed, error.detail)
+        return
+    async with machinery.guarded.write() as session:
+        await move(
+            session,
+            machinery.clock,
+            replica_id,
+            ReplicaState.placed,
+            ReplicaState.starting,
+            deadline=timedelta(seconds=start_timeout_s),
+            handle=handle,
+            started_at=machinery.clock.now(),
+        )
+        service_id = spec.labels["service"]
+        note(session, machinery.clock, service_id, Phase.launching, "the engine was started", replica_id=replica_id)
+
+
+async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str) -> tuple[ReplicaSpec, float]:
+    replica = await session.get_one(ReplicaRow, replica_id)
+    deployment = await session.get_one(DeploymentRow, replica.deployment_id)
+    service = await session.get_one(ServiceRow, replica.service_id)
+    flavor = await session.get_one(FlavorRow, deployment.flavor_id)
+    runtime = machinery.catalog.get(deployment.runtime)
+    model_dir = await machinery.model_folder(session, deployment.model_version_id)
+    devices = await leasing.devices_of(session, replica_id)
+    run_dir = machinery.run_dir(replica_id)
+    cache_dir = machinery.home / "cache" / runtime.name
+    layout = machinery.launcher.layout(run_dir=run_dir, model_dir=model_dir, cache_dir=cache_dir)
+    command = render(
+        runtime,
+        machinery.launcher.name,
+        layout,
+        served_name=service.served_model,
+        args=deployment.args,
+        env=deployment.env,
+        environments=machinery.environments,
+    )
+    spec = ReplicaSpec(
+        replica_id=replica_id,
+        labels={
+            "appliance": machinery.appliance_id,
+            "service": service.id,
+            "deployment": deployment.id,
+            "replica": replica_id,
+            "generation": str(replica.generation),
+        },
+        argv=tuple(command.argv),
+        env=command.env,
+        run_dir=run_dir,
+        log_path=machinery.log_path(replica_id),
+        model_dir=model_dir,
+        cache_dir=cache_dir,
+        image=deployment.image,
+        limits=Limits(cpus=flavor.cpus, memory_bytes=flavor.memory_bytes, tmp_bytes=flavor.tmp_bytes),
+        devices=tuple(
+            DeviceGrant(vendor=device.vendor, uuid=device.uuid, index=device.index, minor=device.minor)
+            for device in devices
+        ),
+    )
+    return spec, runtime.start_timeout_s

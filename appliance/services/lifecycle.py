@@ -1,0 +1,119 @@
+"""Changing, starting, stopping and deleting a service: the desire is written, the reconciler follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from sqlalchemy import update
+
+from appliance.services import queries
+from appliance.services.errors import ActionNotAllowed
+from appliance.services.events import note
+from appliance.services.schemas import UpdateService
+from appliance.services.states import Action, Desired, Phase, ServiceState, can
+from appliance.services.tables import DeploymentRow, ServiceRow
+from appliance.services.transitions import SERVICES, SNAPSHOT
+from tenants import quotas
+from tenants.quotas import Resource
+from tenants.work import Work
+
+_WORDS = {Action.start: "started", Action.stop: "stopped", Action.delete: "deleted"}
+_DESIRES = {
+    Action.start: (Desired.running, ServiceState.pending),
+    Action.stop: (Desired.stopped, ServiceState.stopping),
+    Action.delete: (Desired.deleted, ServiceState.deleting),
+}
+
+
+async def start_service(work: Work, service: ServiceRow) -> ServiceRow:
+    await _count_again(work, service)
+    await work.session.execute(
+        update(DeploymentRow).where(DeploymentRow.service_id == service.id).values(failures=0, next_start_at=None)
+    )
+    return _desire(work, service, Action.start)
+
+
+async def stop_service(work: Work, service: ServiceRow) -> ServiceRow:
+    """Let every replica finish what runs, then stop it; the service keeps its name and port."""
+    stopped = _desire(work, service, Action.stop)
+    await _give_back(work, service)
+    return stopped
+
+
+async def delete_service(work: Work, service: ServiceRow) -> ServiceRow:
+    """Stop everything and forget the service; its name and port are free once it is gone."""
+    counted = service.desired == Desired.running
+    deleted = _desire(work, service, Action.delete)
+    if counted:
+        await _give_back(work, service)
+    return deleted
+
+
+async def update_service(work: Work, service: ServiceRow, change: UpdateService) -> ServiceRow:
+    """Change what can change while the service runs; nothing is restarted."""
+    _check(service, Action.update)
+    changed: dict[str, Any] = {}
+    if change.replicas is not UNSET:
+        changed["replicas"] = await _scale(work, service, change.replicas)
+    if change.description is not UNSET:
+        service.description = changed["description"] = change.description
+    if change.defaults is not UNSET:
+        service.defaults = changed["defaults"] = msgspec.to_builtins(change.defaults)
+    if change.timeouts is not UNSET:
+        service.timeouts = changed["timeouts"] = msgspec.to_builtins(change.timeouts)
+    _touch(work, service)
+    work.record("service.updated", "service", service.id, tenant_id=service.tenant_id, detail=changed)
+    note(work.session, work.clock, service.id, Phase.changed, f"changed by {work.actor.name}", detail=changed)
+    return service
+
+
+async def _scale(work: Work, service: ServiceRow, replicas: int) -> int:
+    """Set the replicas of the service's deployment that takes the traffic."""
+    deployments = await queries.deployments_of(work.session, [service.id])
+    deployment = max(deployments, key=lambda row: row.weight)
+    more = replicas - deployment.replicas
+    if service.desired == Desired.running and more:
+        for resource, amount in ((Resource.replicas, more), (Resource.devices, more * deployment.devices)):
+            count = quotas.take if amount > 0 else quotas.give_back
+            await count(work.session, service.tenant_id, resource, abs(amount))
+    deployment.replicas = replicas
+    deployment.failures, deployment.next_start_at = 0, None
+    return replicas
+
+
+def _desire(work: Work, service: ServiceRow, action: Action) -> ServiceRow:
+    _check(service, action)
+    desired, state = _DESIRES[action]
+    service.desired, service.state, service.reason, service.state_since = desired.value, state.value, "", work.now()
+    _touch(work, service)
+    word = _WORDS[action]
+    work.record(f"service.{word}", "service", service.id, tenant_id=service.tenant_id, detail={"name": service.name})
+    note(work.session, work.clock, service.id, Phase.changed, f"{word} by {work.actor.name}")
+    return service
+
+
+def _check(service: ServiceRow, action: Action) -> None:
+    if not can(Desired(service.desired), action):
+        raise ActionNotAllowed(f"service {service.name!r} is {service.state}; {action.value} is not possible now")
+
+
+def _touch(work: Work, service: ServiceRow) -> None:
+    service.version += 1
+    service.updated_at = work.now()
+    work.wake(SERVICES, SNAPSHOT)
+
+
+async def _count_again(work: Work, service: ServiceRow) -> None:
+    _check(service, Action.start)
+    for row in await queries.deployments_of(work.session, [service.id]):
+        await quotas.take(work.session, service.tenant_id, Resource.replicas, row.replicas)
+        await quotas.take(work.session, service.tenant_id, Resource.devices, row.replicas * row.devices)
+
+
+async def _give_back(work: Work, service: ServiceRow) -> None:
+    """A service that is not to run counts no replicas and devices, though they may take a while to stop."""
+    for row in await queries.deployments_of(work.session, [service.id]):
+        await quotas.give_back(work.session, service.tenant_id, Resource.replicas, row.replicas)
+        await quotas.give_back(work.session, service.tenant_id, Resource.devices, row.replicas * row.devices)

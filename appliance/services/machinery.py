@@ -1,0 +1,69 @@
+"""What the reconciler and its jobs work with, by protocol, so that each piece can stand alone in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.clock import Clock
+from appliance.kernel.leases import Guarded
+from appliance.launchers.contract import Launcher
+from appliance.runtimes.catalog import Catalog
+from appliance.services.backoff import Backoff
+
+
+class Publisher(Protocol):
+    async def publish(self) -> int:
+        """Write the snapshot of the database as committed now; the version that holds it."""
+        ...
+
+
+class Acknowledgements(Protocol):
+    def acknowledged(self, version: int) -> bool: ...
+
+    def in_flight(self, replica_ids: Iterable[str]) -> int: ...
+
+
+class ModelFolder(Protocol):
+    async def __call__(self, session: AsyncSession, version_id: str) -> Path:
+        """The folder with the version's files."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How patient the jobs are."""
+
+    probe_s: float
+    probe_period_s: float
+    stop_grace_s: float
+    drain: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    guarded: Guarded
+    clock: Clock
+    launcher: Launcher
+    catalog: Catalog
+    publisher: Publisher
+    acknowledgements: Acknowledgements
+    model_folder: ModelFolder
+    appliance_id: str
+    home: Path
+    environments: Path
+    backoff: Backoff
+    timing: Timing
+    wake: Callable[[], None]
+    """Ask for a round of the services' reconciler."""
+
+    def run_dir(self, replica_id: str) -> Path:
+        return self.home / "run" / "e" / replica_id
+
+    def log_path(self, replica_id: str) -> Path:
+        return self.home / "logs" / "replicas" / f"{replica_id}.log"

@@ -1,0 +1,81 @@
+"""From `pending` to `placed`: find a place for each waiting replica, take its leases, say why where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.runtimes.catalog import Catalog
+from appliance.services.events import note
+from appliance.services.machinery import Machinery
+from appliance.services.states import Phase, ReplicaState
+from appliance.services.tables import DeploymentRow, ReplicaRow
+from appliance.services.transitions import PLACED_DEADLINE, move
+from gpu import leasing
+from gpu.errors import PlacementLost
+from gpu.placement import place
+from gpu.requests import PlacementRequest, Rejection
+from gpu.tables import FlavorRow, NodeRow
+
+
+async def place_waiting(machinery: Machinery, replica_ids: Sequence[str]) -> None:
+    """Try to place these replicas, oldest first."""
+    async with machinery.guarded.write() as session:
+        for replica_id in sorted(replica_ids):
+            await _place_one(machinery, session, replica_id)
+
+
+async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: str) -> None:
+    replica = await session.get(ReplicaRow, replica_id)
+    if replica is None or replica.state != ReplicaState.pending:
+        return
+    deployment = await session.get_one(DeploymentRow, replica.deployment_id)
+    request = await _request(session, machinery.catalog, deployment)
+    plan = place(await leasing.snapshot(session), request)
+    if isinstance(plan, Rejection):
+        await _explain(machinery, session, replica, plan)
+        return
+    try:
+        await leasing.take(session, machinery.clock, replica_id, plan, request)
+    except PlacementLost:
+        return  # a later round plans again, on what is there then
+    await move(
+        session,
+        machinery.clock,
+        replica_id,
+        ReplicaState.pending,
+        ReplicaState.placed,
+        deadline=PLACED_DEADLINE,
+        node_id=plan.node_id,
+        reason="",
+    )
+    node = await session.get_one(NodeRow, plan.node_id)
+    where = f"placed on node {node.name}" + (f" with {len(plan.device_ids)} devices" if plan.device_ids else "")
+    note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica_id)
+
+
+async def _request(session: AsyncSession, catalog: Catalog, deployment: DeploymentRow) -> PlacementRequest:
+    flavor = (await session.scalars(select(FlavorRow).where(FlavorRow.id == deployment.flavor_id))).one()
+    runtime = catalog.get(deployment.runtime)
+    vendors = tuple(v for v in runtime.vendors if flavor.device_vendor in (None, v))
+    return PlacementRequest(
+        pool_id=deployment.pool_id,
+        vendors=vendors,
+        devices=flavor.devices,
+        device_memory_bytes=0,
+        cpus=flavor.cpus,
+        memory_bytes=flavor.memory_bytes,
+    )
+
+
+async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, rejection: Rejection) -> None:
+    """Tell the reason once; it is told again only when it changes."""
+    if replica.reason == rejection.sentence:
+        return
+    changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=rejection.sentence)
+    await session.execute(changed)
+    note(
+        session, machinery.clock, replica.service_id, Phase.placing, rejection.sentence, replica_id=replica.id
+    )

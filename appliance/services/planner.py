@@ -1,0 +1,139 @@
+"""What to change about one service: a pure function of what was asked for and what is there.
+
+The planner decides how many replicas there should be and which of them go; what each replica needs next follows
+from its state (`jobs`). It never looks at the clock or the world by itself, so that it can be tested in bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import assert_never
+
+from appliance.services.states import COMING_OR_UP, ENDED, LEAVING, Desired, ReplicaState, ServiceState
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaFacts:
+    id: str
+    deployment_id: str
+    generation: int
+    state: ReplicaState
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentFacts:
+    id: str
+    generation: int
+    replicas: int
+    failures: int = 0
+    next_start_at: datetime | None = None
+    last_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    id: str
+    desired: Desired
+    deployments: Sequence[DeploymentFacts]
+    replicas: Sequence[ReplicaFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Make `count` new replicas of a deployment."""
+
+    deployment_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Let a replica go: drain it if it serves, stop it if it does not yet, drop it if it has no place."""
+
+    replica_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Everything of a deleted service is gone; so goes its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """The state and reason that the owner sees."""
+
+    state: ServiceState
+    reason: str
+
+
+Change = Add | Retire | Forget
+
+
+def plan(service: ServiceFacts, now: datetime) -> list[Change]:
+    """The changes that bring the service nearer to what is desired; empty when there is nothing to do now."""
+    live = [replica for replica in service.replicas if replica.state not in ENDED]
+    if service.desired is Desired.deleted and not live:
+        return [Forget()]
+    if service.desired is not Desired.running:
+        return [Retire(replica.id) for replica in live if replica.state not in LEAVING]
+    changes: list[Change] = []
+    for deployment in service.deployments:
+        mine = [r for r in live if r.deployment_id == deployment.id and r.state in COMING_OR_UP]
+        changes += _plan_deployment(deployment, mine, now)
+    return changes
+
+
+def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], now: datetime) -> Iterable[Change]:
+    current = [replica for replica in mine if replica.generation == deployment.generation]
+    outdated = [replica for replica in mine if replica.generation != deployment.generation]
+    yield from (Retire(replica.id) for replica in outdated)
+    surplus = len(current) - deployment.replicas
+    if surplus > 0:
+        yield from (Retire(replica.id) for replica in sorted(current, key=_least_missed)[:surplus])
+    elif surplus < 0 and (deployment.next_start_at is None or deployment.next_start_at <= now):
+        yield Add(deployment.id, -surplus)
+
+
+_ORDER = (ReplicaState.pending, ReplicaState.placed, ReplicaState.starting, ReplicaState.ready)
+
+
+def _least_missed(replica: ReplicaFacts) -> tuple[int, str]:
+    """Those furthest from serving go first, among equals the oldest stays."""
+    return _ORDER.index(replica.state), "".join(chr(0x10FFFF - ord(letter)) for letter in replica.id)
+
+
+def summarise(service: ServiceFacts) -> Show:
+    """The service's state in one word and its reason in one sentence."""
+    live = [replica for replica in service.replicas if replica.state not in ENDED]
+    match service.desired:
+        case Desired.deleted:
+            return Show(ServiceState.deleting, f"{len(live)} replicas are still stopping" if live else "")
+        case Desired.stopped:
+            return Show(ServiceState.stopping if live else ServiceState.stopped, "")
+        case Desired.running:
+            return _summarise_running(service, live)
+        case _:
+            assert_never(service.desired)
+
+
+def _summarise_running(service: ServiceFacts, live: Sequence[ReplicaFacts]) -> Show:
+    wanted = sum(deployment.replicas for deployment in service.deployments)
+    ready = sum(replica.state is ReplicaState.ready for replica in live)
+    reason = _why(service, live)
+    if ready >= wanted:
+        return Show(ServiceState.ready, "" if wanted else "no replicas are asked for")
+    if ready:
+        return Show(ServiceState.degraded, reason or f"{ready} of {wanted} replicas are ready")
+    if any(deployment.failures for deployment in service.deployments):
+        return Show(ServiceState.failed, reason)
+    started = any(replica.state is ReplicaState.starting for replica in live)
+    return Show(ServiceState.starting, "") if started else Show(ServiceState.pending, reason)
+
+
+def _why(service: ServiceFacts, live: Sequence[ReplicaFacts]) -> str:
+    waiting = [replica.reason for replica in live if replica.state is ReplicaState.pending and replica.reason]
+    failed = [deployment.last_failure for deployment in service.deployments if deployment.failures]
+    return next(iter([*failed, *waiting]), "")

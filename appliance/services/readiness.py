@@ -1,0 +1,121 @@
+"""From `starting` to `ready` by a real token, and staying ready only while tokens come.
+
+`/health` alone says little: an engine that hangs still answers it. Live traffic that makes the engine's own token
+counter grow counts as the probe; only an engine without progress is asked for a token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.runtimes.catalog import RuntimeSpec
+from appliance.services import failing
+from appliance.services.engine import Engine, EngineTrouble, ProbeUsage
+from appliance.services.events import note
+from appliance.services.machinery import Machinery
+from appliance.services.phases import PhaseReader
+from appliance.services.states import Phase, ReplicaState
+from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
+from appliance.services.transitions import Overtaken, move
+
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.25
+_FAILED_PROBES = 2
+"""Probes in a row without a token before a ready replica counts as hung."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    service_id: str
+    served_model: str
+    runtime: RuntimeSpec
+
+
+async def become_ready(machinery: Machinery, replica_id: str) -> None:
+    """Wait for health and one token, telling the phases on the way; the round watches exit and deadline."""
+    target = await _target(machinery, replica_id)
+    phases = PhaseReader(machinery, target.service_id, replica_id)
+    pause = _FIRST_PAUSE_S
+    async with _engine(machinery, replica_id) as engine:
+        while not await engine.is_healthy(target.runtime.health_path):
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+            await phases.poll()
+        try:
+            usage = await engine.one_token(target.served_model)
+        except EngineTrouble as trouble:
+            await failing.fail(machinery, replica_id, ReplicaState.starting, f"no first token: {trouble}")
+            return
+    await _declare_ready(machinery, replica_id, target.service_id, usage)
+
+
+async def _declare_ready(machinery: Machinery, replica_id: str, service_id: str, usage: ProbeUsage) -> None:
+    async with machinery.guarded.write() as session:
+        now = machinery.clock.now()
+        await move(session, machinery.clock, replica_id, ReplicaState.starting, ReplicaState.ready, ready_at=now)
+        replica = await session.get_one(ReplicaRow, replica_id)
+        _count(replica, usage)
+        took = (now - replica.created_at).total_seconds()
+        note(
+            session,
+            machinery.clock,
+            service_id,
+            Phase.ready,
+            f"a first token came back {took:.1f} s after the replica was created",
+            replica_id=replica_id,
+            detail={"seconds": round(took, 3)},
+        )
+
+
+async def stay_ready(machinery: Machinery, replica_id: str) -> None:
+    """Probe the replica each period for as long as it is ready."""
+    target = await _target(machinery, replica_id)
+    generated: float | None = None
+    failures = 0
+    while True:
+        await asyncio.sleep(machinery.timing.probe_period_s)
+        async with _engine(machinery, replica_id) as engine:
+            count = await engine.generated_tokens(target.runtime.metrics_path, target.runtime.metrics.generation_tokens)
+            if count is not None and generated is not None and count > generated:
+                generated, failures = count, 0
+                continue
+            try:
+                usage = await engine.one_token(target.served_model)
+            except EngineTrouble as trouble:
+                failures += 1
+                if failures >= _FAILED_PROBES:
+                    reason = f"the engine hangs: {trouble}"
+                    await failing.fail(machinery, replica_id, ReplicaState.ready, reason)
+                    return
+                continue
+        generated, failures = (count or 0) + usage.completion_tokens, 0
+        async with machinery.guarded.write() as session:
+            _count(await _still_ready(session, replica_id), usage)
+
+
+def _engine(machinery: Machinery, replica_id: str) -> Engine:
+    return Engine(machinery.run_dir(replica_id) / "engine.sock", timeout_s=machinery.timing.probe_s)
+
+
+async def _target(machinery: Machinery, replica_id: str) -> _Target:
+    async with machinery.guarded.read() as session:
+        replica = await session.get_one(ReplicaRow, replica_id)
+        service = await session.get_one(ServiceRow, replica.service_id)
+        deployment = await session.get_one(DeploymentRow, replica.deployment_id)
+    return _Target(service.id, service.served_model, machinery.catalog.get(deployment.runtime))
+
+
+async def _still_ready(session: AsyncSession, replica_id: str) -> ReplicaRow:
+    replica = await session.get(ReplicaRow, replica_id)
+    if replica is None or replica.state != ReplicaState.ready:
+        raise Overtaken(f"{replica_id} is not ready any more")
+    return replica
+
+
+def _count(replica: ReplicaRow, usage: ProbeUsage) -> None:
+    """Our own probes are in the engine's counters too; kept so that the ledgers can be compared."""
+    replica.probe_prompt_tokens += usage.prompt_tokens
+    replica.probe_completion_tokens += usage.completion_tokens

@@ -1,0 +1,106 @@
+"""Rows of services, deployments, replicas and their events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from appliance.kernel.tables import Base, Id, Instant, Json, Name, Text, UtcDateTime
+
+
+class ServiceRow(Base):
+    """The stable name and URL. `state` and `reason` are observed and written by the reconciler alone."""
+
+    __tablename__ = "services"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    tenant_id: Mapped[Id] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[Name]
+    description: Mapped[Text]
+    served_model: Mapped[Name]
+    desired: Mapped[Name]
+    state: Mapped[Name]
+    reason: Mapped[Text]
+    defaults: Mapped[Json]
+    timeouts: Mapped[Json]
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[Instant]
+    updated_at: Mapped[Instant]
+    state_since: Mapped[Instant]
+
+
+class DeploymentRow(Base):
+    """A desired set of equal replicas with a share of the service's traffic."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        UniqueConstraint("service_id", "name"),
+        CheckConstraint("weight BETWEEN 0 AND 100", name="weight_is_percentage"),
+        CheckConstraint("replicas >= 0", name="replicas_not_negative"),
+    )
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    service_id: Mapped[Id] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"), index=True)
+    tenant_id: Mapped[Id]
+    name: Mapped[Name]
+    generation: Mapped[int] = mapped_column(default=1)
+    model_id: Mapped[Id] = mapped_column(index=True)
+    model_version_id: Mapped[Id] = mapped_column(index=True)
+    model_name: Mapped[Name]
+    model_version: Mapped[Name]
+    runtime: Mapped[Name]
+    image: Mapped[str | None] = mapped_column(String(512))
+    pool_id: Mapped[Id]
+    flavor_id: Mapped[Id] = mapped_column(index=True)
+    flavor_name: Mapped[Name]
+    devices: Mapped[int]
+    replicas: Mapped[int]
+    args: Mapped[Json]
+    env: Mapped[Json]
+    weight: Mapped[int]
+    failures: Mapped[int] = mapped_column(default=0)
+    next_start_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+
+
+class ReplicaRow(Base):
+    """One start of one engine; a restart is a new row, so that nothing is known by a name twice."""
+
+    __tablename__ = "replicas"
+    __table_args__ = (Index("ix_replicas_service_id_state", "service_id", "state"),)
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    service_id: Mapped[Id] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"))
+    deployment_id: Mapped[Id] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"))
+    tenant_id: Mapped[Id]
+    generation: Mapped[int]
+    state: Mapped[Name] = mapped_column(index=True)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[Text]
+    node_id: Mapped[str | None] = mapped_column(String(24))
+    handle: Mapped[str | None] = mapped_column(String(128))
+    exit: Mapped[Json]
+    created_at: Mapped[Instant]
+    deadline_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    ready_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    probe_prompt_tokens: Mapped[int] = mapped_column(default=0)
+    probe_completion_tokens: Mapped[int] = mapped_column(default=0)
+
+
+class EventRow(Base):
+    """What happened to a service, as its owner sees it."""
+
+    __tablename__ = "service_events"
+    __table_args__ = (Index("ix_service_events_service_id_id", "service_id", "id"),)
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    service_id: Mapped[Id] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"))
+    replica_id: Mapped[str | None] = mapped_column(String(24))
+    at: Mapped[Instant]
+    phase: Mapped[Name]
+    message: Mapped[Text]
+    detail: Mapped[Json]

@@ -1,0 +1,121 @@
+"""From rows to what the API shows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.gateway.tables import GatewayRow, ListenerRow
+from appliance.services import queries
+from appliance.services.schemas import (
+    DeploymentView,
+    EventView,
+    ReplicaView,
+    SamplingDefaults,
+    ServiceTimeouts,
+    ServiceView,
+)
+from appliance.services.states import Action, Desired, ReplicaState, can
+from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+
+_EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+
+
+async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_host: str) -> list[ServiceView]:
+    """The views of these services, in their order, in a fixed number of queries."""
+    ids = [row.id for row in rows]
+    replicas: dict[str, list[ReplicaRow]] = defaultdict(list)
+    for replica in await queries.replicas_of(session, ids):
+        replicas[replica.deployment_id].append(replica)
+    deployments: dict[str, list[DeploymentView]] = defaultdict(list)
+    for deployment in await queries.deployments_of(session, ids):
+        deployments[deployment.service_id].append(_deployment(deployment, replicas[deployment.id]))
+    listeners = await queries.listeners_of(session, ids)
+    tenants = await queries.tenant_names(session, [row.tenant_id for row in rows])
+    return [
+        _service(row, tenants[row.tenant_id], deployments[row.id], listeners.get(row.id), public_host) for row in rows
+    ]
+
+
+async def service(session: AsyncSession, row: ServiceRow, public_host: str) -> ServiceView:
+    return (await services(session, [row], public_host))[0]
+
+
+def event(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id, replica_id=row.replica_id, at=row.at, phase=row.phase, message=row.message, detail=row.detail
+    )
+
+
+def _service(
+    row: ServiceRow,
+    tenant: str,
+    deployments: list[DeploymentView],
+    place: tuple[ListenerRow, GatewayRow] | None,
+    public_host: str,
+) -> ServiceView:
+    listener, gateway = place or (None, None)
+    host = public_host if gateway is None or gateway.host in _EVERY_ADDRESS else gateway.host
+    return ServiceView(
+        id=row.id,
+        tenant=tenant,
+        tenant_id=row.tenant_id,
+        name=row.name,
+        description=row.description,
+        served_model=row.served_model,
+        desired=row.desired,
+        state=row.state,
+        reason=row.reason,
+        state_since=row.state_since,
+        gateway=gateway.name if gateway else None,
+        port=listener.port if listener else None,
+        url=f"http://{host}:{listener.port}/v1" if listener else None,
+        defaults=msgspec.convert(row.defaults, SamplingDefaults),
+        timeouts=msgspec.convert(row.timeouts, ServiceTimeouts),
+        replicas=sum(deployment.replicas for deployment in deployments),
+        ready_replicas=sum(deployment.ready_replicas for deployment in deployments),
+        actions=[action.value for action in Action if can(Desired(row.desired), action)],
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        deployments=deployments,
+    )
+
+
+def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> DeploymentView:
+    return DeploymentView(
+        id=row.id,
+        name=row.name,
+        generation=row.generation,
+        weight=row.weight,
+        model=row.model_name,
+        model_version=row.model_version,
+        runtime=row.runtime,
+        image=row.image,
+        flavor=row.flavor_name,
+        replicas=row.replicas,
+        ready_replicas=sum(replica.state == ReplicaState.ready for replica in replicas),
+        args=row.args,
+        env=row.env,
+        failures=row.failures,
+        next_start_at=row.next_start_at,
+        current=[_replica(replica) for replica in replicas],
+    )
+
+
+def _replica(row: ReplicaRow) -> ReplicaView:
+    return ReplicaView(
+        id=row.id,
+        state=row.state,
+        reason=row.reason,
+        generation=row.generation,
+        node_id=row.node_id,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ready_at=row.ready_at,
+        ended_at=row.ended_at,
+        exit=row.exit,
+    )
