@@ -52,9 +52,9 @@ async def create_key(work: Work, new: NewKey, check_services: ServiceCheck) -> C
 
 
 async def create_platform_key(work: Work, new: NewKey) -> CreatedKey:
-    """Create a key for the admin port; it opens no gateway and is not counted."""
-    if new.services or Permission.inference in new.scopes:
-        raise BadInput("a platform key opens the admin port, not services; name the permissions it shall have")
+    """Create a key for the admin port; it opens no gateway (but may give `inference` to a tenant's key)."""
+    if new.services or frozenset(new.scopes) == {Permission.inference}:
+        raise BadInput("a platform key opens the admin port, not services; name the scopes it shall have there")
     await _require_within_own(work, new)
     return await _insert(work, None, new)
 

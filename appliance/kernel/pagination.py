@@ -30,7 +30,7 @@ class PageRequest(msgspec.Struct, frozen=True):
     def apply(self, query: Select[*Ts], key: InstrumentedAttribute[Any] | ColumnElement[Any]) -> Select[*Ts]:
         """Order `query` by `key` (unique, descending) from the cursor on, one row more than the page."""
         if self.cursor is not None:
-            query = query.where(key < self._last())
+            query = query.where(key < self.last())
         return query.order_by(key.desc()).limit(self.limit + 1)
 
     def page(self, rows: list[T], keys: list[str]) -> Page[T]:
@@ -39,7 +39,8 @@ class PageRequest(msgspec.Struct, frozen=True):
         cursor = base64.urlsafe_b64encode(keys[self.limit - 1].encode()).decode() if more else None
         return Page(items=rows[: self.limit], next_cursor=cursor)
 
-    def _last(self) -> str:
+    def last(self) -> str:
+        """The key that the page begins after; `BadInput` for a cursor that no list made."""
         try:
             return base64.urlsafe_b64decode((self.cursor or "").encode()).decode()
         except (binascii.Error, UnicodeDecodeError, ValueError) as error:

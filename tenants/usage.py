@@ -1,0 +1,121 @@
+"""Metered usage: ingested from the gateway's spool, shown as totals and as single records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import String
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.errors import BadInput
+from appliance.kernel.pagination import Page, PageRequest
+from tenants import periods
+from tenants.queries import keys as key_queries
+from tenants.queries import usage as queries
+from tenants.usage_schemas import Grouping, UsageEntry, UsageFilter, UsageReport, UsageTotal
+from tenants.usage_tables import UsageRow
+from tenants.work import Work
+
+DEFAULT_SPAN: Final = timedelta(days=30)
+MOST_GROUPS: Final = 10_000
+_DEFAULTS: Final[dict[str, Any]] = {
+    "prompt_tokens": 0,
+    "completion_tokens": 0,
+    "estimated": False,
+    "tail_tokens": 0,
+    "stream": False,
+    "bytes_in": 0,
+    "bytes_out": 0,
+    "queue_ms": 0.0,
+    "ttft_ms": None,
+    "duration_ms": 0.0,
+}
+_LENGTHS: Final[dict[str, int | None]] = {
+    attribute.name: attribute.type.length
+    for attribute in UsageRow.__table__.columns
+    if isinstance(attribute.type, String)
+}
+
+
+async def insert_usage(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> int:
+    """Insert what is new among `records` (by `record_id`) and return how many those were.
+
+    A record has the members of `UsageRow`, `at` as Unix seconds or an instant; counts that are left out are 0.
+    Texts are cut to their column: one odd record must not hold up the spool behind it.
+    """
+    return await queries.insert(session, [_row(record) for record in records])
+
+
+async def note_key_uses(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> None:
+    """Move `last_used_at` of the keys that `records` name forward."""
+    latest: dict[str, datetime] = {}
+    for record in records:
+        key_id, at = record["key_id"], _instant(record["at"])
+        if key_id:
+            latest[key_id] = max(at, latest.get(key_id, at))
+    await key_queries.note_key_uses(session, latest)
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    row = {attribute: record[attribute] if attribute in record else _DEFAULTS[attribute] for attribute in _ATTRIBUTES}
+    for attribute, length in _LENGTHS.items():
+        row[attribute] = str(row[attribute]).replace("\0", "")[:length]
+    row["at"] = _instant(row["at"])
+    return row
+
+
+_ATTRIBUTES: Final = tuple(UsageRow.__table__.columns.keys())
+
+
+def _instant(at: float | datetime) -> datetime:
+    return at if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)
+
+
+def filter_of(
+    now: datetime,
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    key_id: str | None = None,
+    service_id: str | None = None,
+    model: str | None = None,
+) -> UsageFilter:
+    """The filter that a caller asked for: without `until` up to now, without `since` the 30 days before that."""
+    end = until or now
+    begin = since or end - DEFAULT_SPAN
+    if begin.tzinfo is None or end.tzinfo is None:
+        raise BadInput("since and until need a time zone, for example 2026-11-21T00:00:00Z")
+    if begin >= end:
+        raise BadInput(f"since {begin.isoformat()} must be before until {end.isoformat()}")
+    return UsageFilter(since=begin, until=end, key_id=key_id, service_id=service_id, model=model)
+
+
+async def report(work: Work, wanted: UsageFilter, groupings: Sequence[Grouping], time_zone: str) -> UsageReport:
+    """Totals by `groupings` (at most one of them hour or day, of `time_zone`); without any, one total."""
+    place = periods.zone(time_zone)
+    match [grouping for grouping in groupings if grouping in (Grouping.hour, Grouping.day)]:
+        case []:
+            spans = []
+        case [Grouping.hour]:
+            spans = periods.hours(wanted.since, wanted.until, place)
+        case [Grouping.day]:
+            spans = periods.days(wanted.since, wanted.until, place)
+        case _:
+            raise BadInput("group by hour or by day, not by both")
+    rows = await queries.totals(
+        work.session, work.scope, wanted, list(dict.fromkeys(groupings)), periods=spans, most=MOST_GROUPS + 1
+    )
+    if len(rows) > MOST_GROUPS:
+        raise BadInput(f"that is more than {MOST_GROUPS} groups; ask for a shorter time or group by less")
+    items = [msgspec.convert(row, UsageTotal) for row in rows]
+    items = [msgspec.structs.replace(item, period=item.period and item.period.astimezone(place)) for item in items]
+    return UsageReport(wanted.since, wanted.until, time_zone, items)
+
+
+async def list_records(work: Work, wanted: UsageFilter, page: PageRequest) -> Page[UsageEntry]:
+    rows = await queries.records(work.session, work.scope, wanted, page)
+    items = [msgspec.convert(row, UsageEntry, from_attributes=True) for row in rows]
+    return page.page(items, [queries.position(row) for row in rows])

@@ -1,0 +1,43 @@
+"""Metered requests. No foreign keys: a record outlives the key, service and tenant that it names."""
+
+from __future__ import annotations
+
+from sqlalchemy import Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from appliance.kernel.tables import Base, Bytes, Instant, Name
+
+
+class UsageRow(Base):
+    """One attempt of one request; `record_id` makes ingesting it twice the same as once (invariant I4)."""
+
+    __tablename__ = "usage_records"
+    __table_args__ = (
+        Index("ix_usage_records_tenant_id_at", "tenant_id", "at"),
+        Index("ix_usage_records_service_id_at", "service_id", "at"),
+        Index("ix_usage_records_key_id_at", "key_id", "at"),
+        Index("ix_usage_records_at", "at"),
+    )
+
+    record_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    request_id: Mapped[Name]
+    at: Mapped[Instant]
+    tenant_id: Mapped[Name]
+    key_id: Mapped[Name]
+    service_id: Mapped[Name]
+    deployment_id: Mapped[Name]
+    replica_id: Mapped[Name]
+    route: Mapped[Name]
+    model: Mapped[str] = mapped_column(String(255))
+    status: Mapped[int]
+    outcome: Mapped[Name]
+    prompt_tokens: Mapped[Bytes]
+    completion_tokens: Mapped[Bytes]
+    estimated: Mapped[bool]
+    tail_tokens: Mapped[Bytes]
+    stream: Mapped[bool]
+    bytes_in: Mapped[Bytes]
+    bytes_out: Mapped[Bytes]
+    queue_ms: Mapped[float]
+    ttft_ms: Mapped[float | None]
+    duration_ms: Mapped[float]
