@@ -140,7 +140,9 @@ class NewKey(Input, frozen=True):
     """`scopes` default to inference alone; `services` are the ids of the services it opens, all of them if empty."""
 
     name: KeyName
-    scopes: Annotated[list[Permission], Meta(min_length=1)] = msgspec.field(default_factory=lambda: [Permission.inference])
+    scopes: Annotated[list[Permission], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [Permission.inference]
+    )
     services: Annotated[list[str], Meta(max_length=500)] = []
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
 
