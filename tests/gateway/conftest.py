@@ -1,0 +1,58 @@
+"""Databases with the tables of the gateway, and a tenant on them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import tenants.usage_tables  # noqa: F401 - the tables of both are created below
+from appliance.gateway.ports import PortRules
+from appliance.kernel import leases
+from appliance.kernel.clock import ManualClock
+from appliance.kernel.db import Database
+from appliance.kernel.ids import TenantId, new_id
+from appliance.kernel.leases import Guarded
+from appliance.kernel.tables import Base
+from tenants.tables import TenantRow
+
+NODE = "node-1"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    database = Database(url)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def rules() -> PortRules:
+    return PortRules(NODE, lowest=1024, reserved={4430: "the administrators' port"})
+
+
+@pytest.fixture
+async def tenant_id(database: Database, clock: ManualClock) -> TenantId:
+    tenant = TenantRow(
+        id=new_id("ten"), name="acme", display_name="Acme", state="active", version=1, created_at=clock.now()
+    )
+    async with database.write() as session:
+        session.add(tenant)
+    return TenantId(tenant.id)
+
+
+@pytest.fixture
+async def guarded(database: Database, clock: ManualClock) -> Guarded:
+    async with database.write() as session:
+        lease = await leases.take(session, "control", "test", clock)
+    return Guarded(database, lease)
