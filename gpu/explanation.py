@@ -1,0 +1,171 @@
+"""Why a request fits nowhere: every cause with what it rules out, and one sentence for a person. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from gpu.requests import Cause, PlacementRequest, Reason, Rejection
+from gpu.snapshot import DeviceView, NodeView, PoolView
+from gpu.states import DeviceState, NodeState
+from gpu.wording import compared, counted, either, listed, number
+
+_Devices = Mapping[str, Sequence[DeviceView]]
+
+
+def explain(
+    pool: PoolView | None, nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest
+) -> Rejection:
+    """The rejection of a request that `place` found no fit for; `devices` are by node id."""
+    if pool is None:
+        text = f"there is no pool {request.pool_id!r}"
+        return Rejection(text, (Reason(cause=Cause.no_pool, text=text),))
+    if not nodes:
+        text = f"pool {pool.name} has no node"
+        return Rejection(text, (Reason(cause=Cause.no_node, text=text),))
+    ordered = sorted(nodes, key=lambda node: (node.name, node.id))
+    found = {node.id: sorted(devices[node.id], key=lambda device: (device.index, device.id)) for node in ordered}
+    return Rejection(_sentence(pool, ordered, found, request), tuple(_reasons(ordered, found, request)))
+
+
+def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
+    """Everything that keeps a device from this request."""
+    if request.vendors and device.vendor not in request.vendors:
+        yield Cause.device_vendor
+    if device.model in request.excluded_models:
+        yield Cause.device_model
+    if device.state is not DeviceState.healthy:
+        yield Cause.device_state
+    if device.holder is not None:
+        yield Cause.device_held
+    if device.memory_bytes < request.device_memory_bytes:
+        yield Cause.device_memory
+
+
+def _reasons(nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> Iterator[Reason]:
+    by_node: dict[Cause, list[str]] = defaultdict(list)
+    by_device: dict[Cause, list[str]] = defaultdict(list)
+    for node in nodes:
+        for cause in _node_obstacles(node, devices[node.id], request):
+            by_node[cause].append(node.id)
+        for device in devices[node.id] if request.devices else ():
+            for cause in obstacles(device, request):
+                by_device[cause].append(device.id)
+    texts = _texts(request)
+    for cause in Cause:
+        if cause in by_node:
+            subject = counted(len(by_node[cause]), "node")
+            yield Reason(cause=cause, nodes=tuple(by_node[cause]), text=f"{subject} {texts[cause]}")
+        if cause in by_device:
+            subject = counted(len(by_device[cause]), "device")
+            yield Reason(cause=cause, devices=tuple(by_device[cause]), text=f"{subject} {texts[cause]}")
+
+
+def _texts(request: PlacementRequest) -> dict[Cause, str]:
+    """What is wrong with `n nodes` or `n devices`; each text follows that subject."""
+    memory, _ = compared(request.memory_bytes, 0)
+    on_device, _ = compared(request.device_memory_bytes, 0)
+    excluded = "; ".join(sorted(set(request.excluded_models.values())))
+    return {
+        Cause.node_state: "not answering",
+        Cause.node_cpus: f"with fewer than the {number(request.cpus)} CPUs needed",
+        Cause.node_memory: f"with less free memory than the {memory} needed",
+        Cause.device_count: f"with fewer than {request.devices} equal devices that may be used",
+        Cause.device_vendor: f"not of vendor {either(request.vendors)}",
+        Cause.device_model: f"ruled out: {excluded}",
+        Cause.device_state: "fenced, stale or absent",
+        Cause.device_held: "held by other replicas",
+        Cause.device_memory: f"with less memory than the {on_device} needed",
+    }
+
+
+def _node_obstacles(node: NodeView, devices: Sequence[DeviceView], request: PlacementRequest) -> Iterator[Cause]:
+    if node.state is not NodeState.ready:
+        yield Cause.node_state
+    if node.cpus < request.cpus:
+        yield Cause.node_cpus
+    if node.memory_free < request.memory_bytes:
+        yield Cause.node_memory
+    if (
+        request.devices
+        and _largest_group(device for device in devices if _admissible(device, request)) < request.devices
+    ):
+        yield Cause.device_count
+
+
+def _admissible(device: DeviceView, request: PlacementRequest) -> bool:
+    """Whether waiting or repair could make the device usable; its vendor and model do not change."""
+    return (not request.vendors or device.vendor in request.vendors) and device.model not in request.excluded_models
+
+
+def _largest_group(devices: Iterator[DeviceView]) -> int:
+    return max(Counter((device.vendor, device.model) for device in devices).values(), default=0)
+
+
+def _sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> str:
+    """The causes are tried from the coarsest on; each leaves the nodes that still could do."""
+    ready = [node for node in nodes if node.state is NodeState.ready]
+    if not ready:
+        return f"no node of pool {pool.name} answers: {listed([_with_reason(node) for node in nodes])}"
+    if request.devices:
+        about_devices = _device_sentence(pool, ready, devices, request)
+        if about_devices:
+            return about_devices
+        ready = [node for node in ready if _usable_group(devices[node.id], request) >= request.devices]
+    return _node_sentence(pool, ready, request)
+
+
+def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> str:
+    kind = f" of vendor {either(request.vendors)}" if request.vendors else ""
+    known = [device for node in nodes for device in devices[node.id]]
+    allowed = [device for device in known if not request.vendors or device.vendor in request.vendors]
+    if not allowed:
+        return f"pool {pool.name} has no device{kind}"
+    admissible = [device for device in allowed if device.model not in request.excluded_models]
+    if not admissible:
+        why = listed(sorted({f"{device.model}: {request.excluded_models[device.model]}" for device in allowed}))
+        return f"no device of pool {pool.name} may be used ({why})"
+    free = [device for device in admissible if device.is_free]
+    if not free:
+        counts = Counter("held by replicas" if device.holder else str(device.state) for device in admissible)
+        detail = listed([f"{count} {what}" for what, count in sorted(counts.items())])
+        return f"pool {pool.name} has no free device{kind}: {detail}"
+    largest = max(device.memory_bytes for device in free)
+    if largest < request.device_memory_bytes:
+        needed, has = compared(request.device_memory_bytes, largest)
+        each = f" on each of {request.devices} devices" if request.devices > 1 else ""
+        return f"the model needs {needed}{each}, the largest free device of pool {pool.name} has {has}"
+    groups = [(_usable_group(devices[node.id], request), node.name) for node in nodes]
+    most, name = min(groups, key=lambda group: (-group[0], group[1]))
+    if most < request.devices:
+        return (
+            f"{request.devices} equal free devices{kind} on one node are needed; node {name} of pool {pool.name} has "
+            f"the most, {most}"
+        )
+    return ""
+
+
+def _usable_group(devices: Sequence[DeviceView], request: PlacementRequest) -> int:
+    return _largest_group(device for device in devices if not any(obstacles(device, request)))
+
+
+def _node_sentence(pool: PoolView, nodes: Sequence[NodeView], request: PlacementRequest) -> str:
+    quick = [node for node in nodes if node.cpus >= request.cpus]
+    if not quick:
+        node = _most(nodes, lambda node: node.cpus)
+        return f"node {node.name} has {counted(node.cpus, 'CPU')}, {number(request.cpus)} are needed{_of(pool, nodes)}"
+    node = _most(quick, lambda node: node.memory_free)
+    needed, free = compared(request.memory_bytes, node.memory_free)
+    return f"node {node.name} has {free} of memory free, {needed} are needed{_of(pool, quick)}"
+
+
+def _most(nodes: Sequence[NodeView], measure: Callable[[NodeView], float]) -> NodeView:
+    return min(nodes, key=lambda node: (-measure(node), node.name))
+
+
+def _of(pool: PoolView, nodes: Sequence[NodeView]) -> str:
+    return f"; no other node of pool {pool.name} that could do has more" if len(nodes) > 1 else ""
+
+
+def _with_reason(node: NodeView) -> str:
+    return f"{node.name} is {node.state}" + (f" ({node.reason})" if node.reason else "")

@@ -1,0 +1,142 @@
+"""Leases: placement's plan, made true in the caller's transaction, rechecked against the database.
+
+The database decides races: the primary key of `device_leases` and the CHECK of `nodes.memory_claimed`. What a plan
+assumed and no longer holds raises `PlacementLost`, after which nothing of the attempt is left in the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.clock import Clock
+from gpu.errors import PlacementLost
+from gpu.requests import PlacementRequest, Plan
+from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.states import DeviceState, NodeState
+from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow, PoolRow
+
+
+async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan, request: PlacementRequest) -> None:
+    """Lease the plan's devices and claim the node's memory for `replica_id`, all or nothing.
+
+    Raises `PlacementLost` where a device, the memory or the node is no longer free, or where the replica already
+    has a place.
+    """
+    await session.flush()
+    try:
+        async with session.begin_nested():
+            await _claim_node(session, replica_id, plan.node_id, request)
+            await _check_devices(session, plan)
+            session.add_all(
+                DeviceLeaseRow(device_id=device_id, replica_id=replica_id, taken_at=clock.now())
+                for device_id in sorted(plan.device_ids)
+            )
+            await session.flush()
+    except IntegrityError as error:
+        raise PlacementLost(
+            f"a device planned for replica {replica_id} was leased by another; plan again", cause=str(error.orig)
+        ) from error
+
+
+async def release(session: AsyncSession, replica_id: str) -> None:
+    """Give everything of `replica_id` back; one that holds nothing is fine."""
+    await session.execute(delete(DeviceLeaseRow).where(DeviceLeaseRow.replica_id == replica_id))
+    claims = await session.execute(
+        delete(NodeClaimRow)
+        .where(NodeClaimRow.replica_id == replica_id)
+        .returning(NodeClaimRow.node_id, NodeClaimRow.memory_bytes)
+    )
+    for node_id, memory_bytes in claims.all():
+        await session.execute(
+            update(NodeRow)
+            .where(NodeRow.id == node_id)
+            .values(memory_claimed=NodeRow.memory_claimed - memory_bytes)
+            .execution_options(synchronize_session=False)
+        )
+
+
+async def snapshot(session: AsyncSession) -> ComputeSnapshot:
+    """The compute as this transaction sees it, read as plain rows: objects of the session may be older."""
+    pools = await session.execute(select(PoolRow.id, PoolRow.name))
+    nodes = await session.execute(select(NodeRow.__table__))
+    return ComputeSnapshot(
+        pools=tuple(PoolView(pool_id, name) for pool_id, name in pools),
+        nodes=tuple(_node(row) for row in nodes),
+        devices=await _devices(session),
+    )
+
+
+async def devices_of(session: AsyncSession, replica_id: str) -> Sequence[DeviceView]:
+    """The devices that a replica holds, by the driver's index: what its launch is given."""
+    held = await _devices(session, replica_id)
+    return sorted(held, key=lambda device: (device.index, device.id))
+
+
+async def _claim_node(session: AsyncSession, replica_id: str, node_id: str, request: PlacementRequest) -> None:
+    """The node's row is locked by this until the transaction ends, which puts concurrent takes in a queue."""
+    grown = await session.execute(
+        update(NodeRow)
+        .where(NodeRow.id == node_id, NodeRow.state == NodeState.ready, NodeRow.pool_id == request.pool_id)
+        .where(NodeRow.memory_claimed + request.memory_bytes <= NodeRow.memory_bytes)
+        .values(memory_claimed=NodeRow.memory_claimed + request.memory_bytes)
+        .execution_options(synchronize_session=False)
+    )
+    if grown.rowcount != 1:  # type: ignore[attr-defined]  # the result of an UPDATE is a CursorResult
+        raise PlacementLost(f"node {node_id} has no room for replica {replica_id} any more; plan again")
+    if await session.scalar(select(NodeClaimRow.node_id).where(NodeClaimRow.replica_id == replica_id)) is not None:
+        raise PlacementLost(f"replica {replica_id} has a place already; release it first")
+    claim = NodeClaimRow(replica_id=replica_id, node_id=node_id, cpus=request.cpus, memory_bytes=request.memory_bytes)
+    session.add(claim)
+
+
+async def _check_devices(session: AsyncSession, plan: Plan) -> None:
+    healthy = select(DeviceRow.id).where(
+        DeviceRow.id.in_(plan.device_ids), DeviceRow.node_id == plan.node_id, DeviceRow.state == DeviceState.healthy
+    )
+    missing = set(plan.device_ids) - set((await session.scalars(healthy)).all())
+    if missing:
+        raise PlacementLost(f"device {min(missing)} is no longer healthy; plan again")
+
+
+def _node(row: Row[Any]) -> NodeView:
+    return NodeView(
+        id=row.id,
+        name=row.name,
+        pool_id=row.pool_id,
+        state=NodeState(row.state),
+        reason=row.reason,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        memory_claimed=row.memory_claimed,
+    )
+
+
+async def _devices(session: AsyncSession, holder: str | None = None) -> tuple[DeviceView, ...]:
+    query = select(DeviceRow.__table__, DeviceLeaseRow.replica_id).outerjoin(
+        DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id
+    )
+    if holder is not None:
+        query = query.where(DeviceLeaseRow.replica_id == holder)
+    return tuple(_device(row) for row in await session.execute(query))
+
+
+def _device(row: Row[Any]) -> DeviceView:
+    return DeviceView(
+        id=row.id,
+        node_id=row.node_id,
+        vendor=row.vendor,
+        model=row.model,
+        index=row._mapping["index"],  # noqa: SLF001 - a row is a tuple, whose `index` is a method
+        uuid=row.uuid,
+        minor=row.minor,
+        memory_bytes=row.memory_bytes,
+        compute_capability=row.compute_capability,
+        state=DeviceState(row.state),
+        reason=row.reason,
+        holder=row.replica_id,
+    )

@@ -1,0 +1,118 @@
+"""Changes of pools, nodes, devices and flavors. The caller writes the audit row.
+
+An error leaves the transaction to be rolled back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import UNSET, structs
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.clock import Clock
+from appliance.kernel.errors import BadInput, InUse, NameTaken
+from appliance.kernel.ids import new_id
+from gpu.schemas import FlavorCreate, FlavorUpdate, PoolCreate, PoolUpdate
+from gpu.states import DeviceState
+from gpu.tables import DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
+
+Blockers = Callable[[AsyncSession, FlavorRow], Awaitable[list[str]]]
+"""What keeps a flavor from being deleted, each as a person reads it (`service chat`)."""
+
+
+async def create_pool(session: AsyncSession, clock: Clock, new: PoolCreate) -> PoolRow:
+    row = PoolRow(id=new_id("pol"), name=new.name, description=new.description, version=1, created_at=clock.now())
+    await _flush_named(session, row, "pool")
+    return row
+
+
+async def update_pool(session: AsyncSession, row: PoolRow, change: PoolUpdate) -> PoolRow:
+    _assign(row, change)
+    await _flush_named(session, row, "pool")
+    return row
+
+
+async def delete_pool(session: AsyncSession, row: PoolRow) -> None:
+    """Raises `InUse` while it has nodes."""
+    nodes = await session.scalar(select(func.count()).where(NodeRow.pool_id == row.id))
+    if nodes:
+        raise InUse(f"pool {row.name} has {nodes} node(s); move them to another pool first")
+    await session.delete(row)
+    await session.flush()
+
+
+async def move_node(session: AsyncSession, row: NodeRow, pool: PoolRow) -> NodeRow:
+    """Raises `InUse` while replicas run there: they were placed in its present pool."""
+    replicas = await session.scalar(select(func.count()).where(NodeClaimRow.node_id == row.id))
+    if replicas and row.pool_id != pool.id:
+        raise InUse(f"{replicas} replica(s) run on node {row.name}; stop them before it moves to pool {pool.name}")
+    row.pool_id = pool.id
+    await session.flush()
+    return row
+
+
+async def fence_device(session: AsyncSession, row: DeviceRow, reason: str) -> DeviceRow:
+    """No new lease until `clear_device`; who holds it keeps it."""
+    row.state, row.reason = DeviceState.fenced.value, reason
+    await session.flush()
+    return row
+
+
+async def clear_device(session: AsyncSession, row: DeviceRow) -> DeviceRow:
+    """Lift a fence. The device is `stale` until the next probe has seen it."""
+    if row.state == DeviceState.fenced:
+        row.state, row.reason = DeviceState.stale.value, "cleared; not yet probed again"
+        await session.flush()
+    return row
+
+
+async def create_flavor(session: AsyncSession, clock: Clock, new: FlavorCreate) -> FlavorRow:
+    row = FlavorRow(id=new_id("flv"), version=1, created_at=clock.now(), **structs.asdict(new))
+    _check_vendor(row)
+    await _flush_named(session, row, "flavor")
+    return row
+
+
+async def update_flavor(session: AsyncSession, row: FlavorRow, change: FlavorUpdate) -> FlavorRow:
+    _assign(row, change)
+    _check_vendor(row)
+    await _flush_named(session, row, "flavor")
+    return row
+
+
+async def delete_flavor(session: AsyncSession, row: FlavorRow, blockers: Blockers) -> None:
+    """Raises `InUse` with what uses it."""
+    users = await blockers(session, row)
+    if users:
+        raise InUse(f"flavor {row.name} is used by {', '.join(users)}; delete them or choose another flavor there")
+    await session.delete(row)
+    await session.flush()
+
+
+def _assign(row: PoolRow | FlavorRow, change: PoolUpdate | FlavorUpdate) -> None:
+    for name, value in structs.asdict(change).items():
+        if value is not UNSET:
+            setattr(row, name, value)
+    row.version += 1
+
+
+def _check_vendor(row: FlavorRow) -> None:
+    if row.devices == 0 and row.device_vendor not in (None, "cpu"):
+        raise BadInput(
+            f"a flavor without devices cannot ask for vendor {row.device_vendor!r}; set devices to 1 or more"
+        )
+    if row.devices > 0 and row.device_vendor == "cpu":
+        raise BadInput("vendor 'cpu' stands for running without devices; set devices to 0 or choose another vendor")
+
+
+async def _flush_named(session: AsyncSession, row: PoolRow | FlavorRow, kind: str) -> None:
+    """Write the row; its name's unique constraint is the only one that valid input can break."""
+    name = row.name
+    session.add(row)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise NameTaken(f"there is a {kind} named {name!r} already; choose another name") from error

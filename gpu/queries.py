@@ -1,0 +1,189 @@
+"""Reads of compute: rows by name or id, and pages as the API shows them. Pools and flavors belong to no tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from sqlalchemy import Select, case, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.errors import NotFound
+from appliance.kernel.pagination import Page, PageRequest
+from gpu.schemas import Device, DeviceGroup, Flavor, Node, Pool
+from gpu.states import DeviceState, NodeState, Vendor
+from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeRow, PoolRow
+
+R = TypeVar("R", PoolRow, NodeRow, FlavorRow)
+
+
+async def pool_row(session: AsyncSession, reference: str) -> PoolRow:
+    """By name or id; raises `NotFound`."""
+    return await _named(session, PoolRow, "pool", reference)
+
+
+async def node_row(session: AsyncSession, reference: str) -> NodeRow:
+    return await _named(session, NodeRow, "node", reference)
+
+
+async def flavor_row(session: AsyncSession, reference: str) -> FlavorRow:
+    return await _named(session, FlavorRow, "flavor", reference)
+
+
+async def device_row(session: AsyncSession, device_id: str) -> DeviceRow:
+    row = await session.get(DeviceRow, device_id)
+    if row is None:
+        raise NotFound(f"there is no device {device_id!r}")
+    return row
+
+
+async def list_pools(session: AsyncSession, page: PageRequest) -> Page[Pool]:
+    rows = (await session.scalars(page.apply(select(PoolRow), PoolRow.id))).all()
+    return page.page(await _pools(session, rows), [row.id for row in rows])
+
+
+async def show_pool(session: AsyncSession, row: PoolRow) -> Pool:
+    return (await _pools(session, [row]))[0]
+
+
+async def list_nodes(session: AsyncSession, page: PageRequest, *, pool_id: str | None = None) -> Page[Node]:
+    query = select(NodeRow)
+    if pool_id is not None:
+        query = query.where(NodeRow.pool_id == pool_id)
+    rows = (await session.scalars(page.apply(query, NodeRow.id))).all()
+    return page.page(await _nodes(session, rows), [row.id for row in rows])
+
+
+async def show_node(session: AsyncSession, row: NodeRow) -> Node:
+    return (await _nodes(session, [row]))[0]
+
+
+async def list_devices(session: AsyncSession, page: PageRequest, *, node_id: str | None = None) -> Page[Device]:
+    query = _device_query()
+    if node_id is not None:
+        query = query.where(DeviceRow.node_id == node_id)
+    devices = [_device(*row) for row in await session.execute(page.apply(query, DeviceRow.id))]
+    return page.page(devices, [device.id for device in devices])
+
+
+async def show_device(session: AsyncSession, row: DeviceRow) -> Device:
+    return _device(*(await session.execute(_device_query().where(DeviceRow.id == row.id))).one())
+
+
+async def list_flavors(session: AsyncSession, page: PageRequest) -> Page[Flavor]:
+    rows = (await session.scalars(page.apply(select(FlavorRow), FlavorRow.id))).all()
+    return page.page([show_flavor(row) for row in rows], [row.id for row in rows])
+
+
+def show_flavor(row: FlavorRow) -> Flavor:
+    return Flavor(
+        id=row.id,
+        name=row.name,
+        description=row.description,
+        device_vendor=Vendor(row.device_vendor) if row.device_vendor else None,
+        devices=row.devices,
+        cpus=row.cpus,
+        memory_bytes=row.memory_bytes,
+        tmp_bytes=row.tmp_bytes,
+        version=row.version,
+        created_at=row.created_at,
+    )
+
+
+async def _named(session: AsyncSession, table: type[R], kind: str, reference: str) -> R:
+    """Names hold no underscore and ids do, so that one is never taken for the other."""
+    row = await session.scalar(select(table).where((table.id == reference) | (table.name == reference)))
+    if row is None:
+        raise NotFound(f"there is no {kind} {reference!r}")
+    return row
+
+
+async def _pools(session: AsyncSession, rows: Sequence[PoolRow]) -> list[Pool]:
+    ids = [row.id for row in rows]
+    counts = select(NodeRow.pool_id, func.count()).where(NodeRow.pool_id.in_(ids)).group_by(NodeRow.pool_id)
+    nodes = dict((await session.execute(counts)).all())
+    groups: dict[str, list[DeviceGroup]] = {}
+    for pool_id, vendor, model, memory_bytes, total, free in await session.execute(_group_query(ids)):
+        groups.setdefault(pool_id, []).append(DeviceGroup(Vendor(vendor), model, memory_bytes, total, free))
+    return [
+        Pool(
+            id=row.id,
+            name=row.name,
+            description=row.description,
+            nodes=nodes.get(row.id, 0),
+            devices=groups.get(row.id, []),
+            version=row.version,
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+def _group_query(pool_ids: Sequence[str]) -> Select[str, str, str, int, int, int]:
+    kind = (NodeRow.pool_id, DeviceRow.vendor, DeviceRow.model, DeviceRow.memory_bytes)
+    is_free = (
+        (DeviceRow.state == DeviceState.healthy)
+        & (NodeRow.state == NodeState.ready)
+        & DeviceLeaseRow.replica_id.is_(None)
+    )
+    return (
+        select(*kind, func.count(), func.sum(case((is_free, 1), else_=0)))
+        .select_from(DeviceRow)
+        .join(NodeRow, NodeRow.id == DeviceRow.node_id)
+        .outerjoin(DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id)
+        .where(NodeRow.pool_id.in_(pool_ids))
+        .group_by(*kind)
+        .order_by(*kind)
+    )
+
+
+async def _nodes(session: AsyncSession, rows: Sequence[NodeRow]) -> list[Node]:
+    ids = [row.id for row in rows]
+    counts = select(DeviceRow.node_id, func.count()).where(DeviceRow.node_id.in_(ids)).group_by(DeviceRow.node_id)
+    devices = dict((await session.execute(counts)).all())
+    return [
+        Node(
+            id=row.id,
+            name=row.name,
+            pool_id=row.pool_id,
+            state=NodeState(row.state),
+            reason=row.reason,
+            cpus=row.cpus,
+            memory_bytes=row.memory_bytes,
+            memory_claimed=row.memory_claimed,
+            devices=devices.get(row.id, 0),
+            boot_id=row.boot_id,
+            seen_at=row.seen_at,
+            created_at=row.created_at,
+        )
+        for row in rows
+    ]
+
+
+def _device_query() -> Select[DeviceRow, str, str]:
+    return (
+        select(DeviceRow, NodeRow.pool_id, DeviceLeaseRow.replica_id)
+        .join(NodeRow, NodeRow.id == DeviceRow.node_id)
+        .outerjoin(DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id)
+    )
+
+
+def _device(row: DeviceRow, pool_id: str, replica_id: str | None) -> Device:
+    return Device(
+        id=row.id,
+        node_id=row.node_id,
+        pool_id=pool_id,
+        vendor=Vendor(row.vendor),
+        model=row.model,
+        uuid=row.uuid,
+        index=row.index,
+        minor=row.minor,
+        pci_address=row.pci_address,
+        memory_bytes=row.memory_bytes,
+        compute_capability=row.compute_capability,
+        driver_version=row.driver_version,
+        state=DeviceState(row.state),
+        reason=row.reason,
+        replica_id=replica_id,
+        seen_at=row.seen_at,
+    )

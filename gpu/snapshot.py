@@ -1,0 +1,58 @@
+"""The compute of one moment, immutable: what placement reads. Made by `gpu.leasing.snapshot`."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from gpu.states import DeviceState, NodeState
+
+
+class PoolView(Struct, frozen=True):
+    id: str
+    name: str
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    """`cpus` are shared by the node's replicas, each capped; memory is claimed and never promised twice."""
+
+    id: str
+    name: str
+    pool_id: str
+    state: NodeState = NodeState.ready
+    reason: str | None = None
+    cpus: float
+    memory_bytes: int
+    memory_claimed: int = 0
+
+    @property
+    def memory_free(self) -> int:
+        return self.memory_bytes - self.memory_claimed
+
+
+class DeviceView(Struct, frozen=True, kw_only=True):
+    """`holder` is the replica that leases the device."""
+
+    id: str
+    node_id: str
+    vendor: str
+    model: str
+    index: int
+    uuid: str
+    minor: int | None = None
+    memory_bytes: int
+    compute_capability: str | None = None
+    state: DeviceState = DeviceState.healthy
+    reason: str | None = None
+    holder: str | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self.state is DeviceState.healthy and self.holder is None
+
+
+class ComputeSnapshot(Struct, frozen=True):
+    """The order of the members means nothing."""
+
+    pools: tuple[PoolView, ...]
+    nodes: tuple[NodeView, ...]
+    devices: tuple[DeviceView, ...]

@@ -1,0 +1,114 @@
+"""Rows of compute. The database itself guards the leases.
+
+* I1: `device_leases.device_id` is the primary key, so a device has at most one holder.
+* `nodes.memory_claimed` is the sum of the node's claims; its CHECK keeps it within the node's memory.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Float, ForeignKey, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from appliance.kernel.tables import Base, Bytes, Id, Instant, Name, Text
+
+
+class PoolRow(Base):
+    """A set of nodes that replicas are placed on together."""
+
+    __tablename__ = "pools"
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    name: Mapped[Name] = mapped_column(unique=True)
+    description: Mapped[Text] = mapped_column(default="")
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[Instant]
+
+
+class NodeRow(Base):
+    """A machine. `memory_bytes` is what replicas may claim: the machine's (or cgroup's) less a reserve."""
+
+    __tablename__ = "nodes"
+    __table_args__ = (
+        CheckConstraint("memory_claimed >= 0", name="claims_not_negative"),
+        CheckConstraint("memory_claimed <= memory_bytes", name="claims_within_memory"),
+    )
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    name: Mapped[Name] = mapped_column(unique=True)
+    pool_id: Mapped[Id] = mapped_column(ForeignKey("pools.id"), index=True)
+    state: Mapped[Name]
+    reason: Mapped[str | None] = mapped_column(String())
+    cpus: Mapped[float] = mapped_column(Float())
+    memory_bytes: Mapped[Bytes]
+    memory_claimed: Mapped[Bytes] = mapped_column(default=0)
+    boot_id: Mapped[Name]
+    seen_at: Mapped[Instant]
+    created_at: Mapped[Instant]
+
+
+class DeviceRow(Base):
+    """An accelerator, known by the UUID that its driver gives it. `index` is the driver's and may change."""
+
+    __tablename__ = "devices"
+    __table_args__ = (UniqueConstraint("uuid"),)
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    node_id: Mapped[Id] = mapped_column(ForeignKey("nodes.id"), index=True)
+    vendor: Mapped[Name]
+    model: Mapped[Name]
+    uuid: Mapped[Name]
+    index: Mapped[int]
+    minor: Mapped[int | None]
+    pci_address: Mapped[Name]
+    memory_bytes: Mapped[Bytes]
+    compute_capability: Mapped[str | None] = mapped_column(String(16))
+    driver_version: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[Name]
+    reason: Mapped[str | None] = mapped_column(String())
+    seen_at: Mapped[Instant]
+    created_at: Mapped[Instant]
+
+
+class FlavorRow(Base):
+    """What one replica gets. `device_vendor` None: of any vendor. CPUs are a cap and shared, memory is claimed."""
+
+    __tablename__ = "flavors"
+    __table_args__ = (
+        CheckConstraint("devices >= 0", name="devices_not_negative"),
+        CheckConstraint("cpus > 0", name="some_cpu"),
+        CheckConstraint("memory_bytes > 0", name="some_memory"),
+        CheckConstraint("tmp_bytes >= 0", name="tmp_not_negative"),
+    )
+
+    id: Mapped[Id] = mapped_column(primary_key=True)
+    name: Mapped[Name] = mapped_column(unique=True)
+    description: Mapped[Text] = mapped_column(default="")
+    device_vendor: Mapped[str | None] = mapped_column(String(32))
+    devices: Mapped[int]
+    cpus: Mapped[float] = mapped_column(Float())
+    memory_bytes: Mapped[Bytes]
+    tmp_bytes: Mapped[Bytes]
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[Instant]
+
+
+class DeviceLeaseRow(Base):
+    """Who holds a device, exclusively (invariant I1)."""
+
+    __tablename__ = "device_leases"
+
+    device_id: Mapped[Id] = mapped_column(ForeignKey("devices.id"), primary_key=True)
+    replica_id: Mapped[Id] = mapped_column(index=True)
+    taken_at: Mapped[Instant]
+
+
+class NodeClaimRow(Base):
+    """What a replica takes of its node besides devices; counted in `nodes.memory_claimed`."""
+
+    __tablename__ = "node_claims"
+    __table_args__ = (CheckConstraint("memory_bytes >= 0", name="memory_not_negative"),)
+
+    replica_id: Mapped[Id] = mapped_column(primary_key=True)
+    node_id: Mapped[Id] = mapped_column(ForeignKey("nodes.id"), index=True)
+    cpus: Mapped[float] = mapped_column(Float())
+    memory_bytes: Mapped[Bytes]

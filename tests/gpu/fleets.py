@@ -1,0 +1,89 @@
+"""Snapshots for tests: by hand, and drawn by hypothesis."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gpu.requests import PlacementRequest
+from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.states import DeviceState, NodeState
+
+GIB = 1024**3
+POOL = PoolView("pol_a", "default")
+OTHER = PoolView("pol_b", "other")
+
+
+def node(name: str = "n1", **members: Any) -> NodeView:
+    defaults: dict[str, Any] = {"pool_id": POOL.id, "cpus": 16.0, "memory_bytes": 64 * GIB}
+    return NodeView(id=f"nod_{name}", name=name, **(defaults | members))
+
+
+def device(index: int = 0, on: str = "n1", **members: Any) -> DeviceView:
+    defaults: dict[str, Any] = {"vendor": "nvidia", "model": "L4", "memory_bytes": 24 * GIB}
+    return DeviceView(
+        id=f"dev_{on}_{index}", node_id=f"nod_{on}", index=index, uuid=f"GPU-{on}-{index}", **(defaults | members)
+    )
+
+
+def snapshot(*members: NodeView | DeviceView) -> ComputeSnapshot:
+    return ComputeSnapshot(
+        pools=(POOL, OTHER),
+        nodes=tuple(member for member in members if isinstance(member, NodeView)),
+        devices=tuple(member for member in members if isinstance(member, DeviceView)),
+    )
+
+
+def request(**members: Any) -> PlacementRequest:
+    return PlacementRequest(**({"pool_id": POOL.id, "cpus": 1.0, "memory_bytes": GIB} | members))
+
+
+_sizes = st.sampled_from([0, 1, 16, 24, 80]).map(lambda size: size * GIB)
+_models = st.sampled_from(["L4", "H100", "MR-V100", "BI-V150"])
+_vendors = st.sampled_from(["nvidia", "iluvatar"])
+
+
+@st.composite
+def nodes(draw: st.DrawFn, number: int) -> NodeView:
+    memory = draw(_sizes)
+    return node(
+        f"n{number}",
+        pool_id=draw(st.sampled_from([POOL.id, POOL.id, POOL.id, OTHER.id])),
+        state=draw(st.sampled_from([NodeState.ready, NodeState.ready, NodeState.stale])),
+        cpus=draw(st.sampled_from([1.0, 2.5, 16.0])),
+        memory_bytes=memory,
+        memory_claimed=draw(st.sampled_from([0, memory // 2, memory])),
+    )
+
+
+@st.composite
+def devices(draw: st.DrawFn, on: str, index: int) -> DeviceView:
+    return device(
+        index,
+        on,
+        vendor=draw(_vendors),
+        model=draw(_models),
+        memory_bytes=draw(_sizes),
+        state=draw(st.sampled_from([DeviceState.healthy, DeviceState.healthy, *DeviceState])),
+        holder=draw(st.sampled_from([None, None, "rpl_x"])),
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> ComputeSnapshot:
+    members: list[NodeView | DeviceView] = []
+    for number in range(draw(st.integers(0, 4))):
+        members.append(draw(nodes(number)))
+        members.extend(draw(devices(f"n{number}", index)) for index in range(draw(st.integers(0, 4))))
+    return snapshot(*members)
+
+
+requests = st.builds(
+    PlacementRequest,
+    pool_id=st.sampled_from([POOL.id, POOL.id, POOL.id, "pol_none"]),
+    devices=st.integers(0, 3),
+    vendors=st.lists(_vendors, unique=True, max_size=2).map(tuple),
+    excluded_models=st.sampled_from([{}, {}, {"BI-V150": "TianGai devices run normal mode only"}]),
+    device_memory_bytes=_sizes,
+    cpus=st.sampled_from([0.5, 2.0, 16.0]),
+    memory_bytes=_sizes,
+)

@@ -1,0 +1,191 @@
+"""Placement's properties, on drawn fleets, and its ranking, on fleets made by hand."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from gpu.placement import after, place
+from gpu.requests import Cause, PlacementRequest, Plan, Reason, Rejection
+from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.states import DeviceState, NodeState
+from tests.gpu.fleets import GIB, POOL, device, node, request, requests, snapshot, snapshots
+
+
+@given(snapshots(), requests)
+def test_a_plan_keeps_every_condition(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
+    plan = place(fleet, wanted)
+    if isinstance(plan, Rejection):
+        return
+    host = next(member for member in fleet.nodes if member.id == plan.node_id)
+    chosen = [member for member in fleet.devices if member.id in plan.device_ids]
+    assert host.pool_id == wanted.pool_id
+    assert host.state is NodeState.ready
+    assert host.cpus >= wanted.cpus
+    assert host.memory_free >= wanted.memory_bytes
+    assert len(chosen) == len(set(plan.device_ids)) == wanted.devices
+    assert all(member.is_free and member.node_id == host.id for member in chosen)
+    assert all(member.memory_bytes >= wanted.device_memory_bytes for member in chosen)
+    assert all(not wanted.vendors or member.vendor in wanted.vendors for member in chosen)
+    assert all(member.model not in wanted.excluded_models for member in chosen)
+    assert len({(member.vendor, member.model) for member in chosen}) <= 1
+
+
+@given(snapshots(), requests, st.randoms(use_true_random=False))
+def test_the_order_of_the_snapshot_means_nothing(
+    fleet: ComputeSnapshot, wanted: PlacementRequest, chance: random.Random
+) -> None:
+    def shuffled(members: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(sorted(members, key=lambda _: chance.random()))
+
+    other = ComputeSnapshot(shuffled(fleet.pools), shuffled(fleet.nodes), shuffled(fleet.devices))
+    assert place(other, wanted) == place(fleet, wanted)
+
+
+@given(snapshots(), requests)
+def test_what_is_placed_is_gone(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
+    """Planned again and again, no device is handed out twice and no node gives more than it has."""
+    seen: Counter[str] = Counter()
+    for number in range(20):
+        plan = place(fleet, wanted)
+        if isinstance(plan, Rejection):
+            break
+        seen.update(plan.device_ids)
+        fleet = after(fleet, f"rpl_{number}", wanted, plan)
+    assert all(count == 1 for count in seen.values())
+    assert all(member.memory_claimed <= member.memory_bytes for member in fleet.nodes)
+
+
+@given(snapshots(), requests)
+def test_a_rejection_names_every_cause(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
+    """With the named causes of one node removed, and nothing else, the request fits on that node."""
+    answer = place(fleet, wanted)
+    if isinstance(answer, Plan):
+        return
+    assert answer.sentence
+    hosts = [member for member in fleet.nodes if member.pool_id == wanted.pool_id]
+    assert hosts or {reason.cause for reason in answer.reasons} <= {Cause.no_pool, Cause.no_node}
+    for host in hosts:
+        repaired = place(_repaired(fleet, host, answer.reasons, wanted), wanted)
+        assert isinstance(repaired, Plan), (answer, repaired)
+        assert repaired.node_id == host.id
+
+
+@given(snapshots(), requests)
+def test_a_rejection_names_no_false_cause(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
+    answer = place(fleet, wanted)
+    if isinstance(answer, Plan):
+        return
+    members: dict[str, NodeView | DeviceView] = {member.id: member for member in (*fleet.nodes, *fleet.devices)}
+    for reason in answer.reasons:
+        for subject in (*reason.nodes, *reason.devices):
+            assert _HOLDS[reason.cause](members[subject], fleet, wanted), reason
+
+
+def _too_few(host: NodeView, fleet: ComputeSnapshot, wanted: PlacementRequest) -> bool:
+    kinds = Counter(
+        (member.vendor, member.model)
+        for member in fleet.devices
+        if member.node_id == host.id
+        and (not wanted.vendors or member.vendor in wanted.vendors)
+        and member.model not in wanted.excluded_models
+    )
+    return max(kinds.values(), default=0) < wanted.devices
+
+
+_HOLDS: dict[Cause, Callable[[Any, ComputeSnapshot, PlacementRequest], bool]] = {
+    Cause.node_state: lambda host, _, __: host.state is not NodeState.ready,
+    Cause.node_cpus: lambda host, _, wanted: host.cpus < wanted.cpus,
+    Cause.node_memory: lambda host, _, wanted: host.memory_free < wanted.memory_bytes,
+    Cause.device_count: _too_few,
+    Cause.device_vendor: lambda member, _, wanted: member.vendor not in wanted.vendors,
+    Cause.device_model: lambda member, _, wanted: member.model in wanted.excluded_models,
+    Cause.device_state: lambda member, _, __: member.state is not DeviceState.healthy,
+    Cause.device_held: lambda member, _, __: member.holder is not None,
+    Cause.device_memory: lambda member, _, wanted: member.memory_bytes < wanted.device_memory_bytes,
+}
+
+
+def _repaired(
+    fleet: ComputeSnapshot, host: NodeView, reasons: Iterable[Reason], wanted: PlacementRequest
+) -> ComputeSnapshot:
+    """The fleet of this one node, with what the reasons name put right."""
+    devices = {member.id: member for member in fleet.devices if member.node_id == host.id}
+    for reason in reasons:
+        if host.id in reason.nodes:
+            host, added = _repaired_node(host, reason.cause, wanted)
+            devices |= {member.id: member for member in added}
+        for id_ in set(reason.devices) & set(devices):
+            devices[id_] = _repaired_device(devices[id_], reason.cause, wanted)
+    return ComputeSnapshot(fleet.pools, (host,), tuple(devices.values()))
+
+
+def _repaired_node(host: NodeView, cause: Cause, wanted: PlacementRequest) -> tuple[NodeView, list[DeviceView]]:
+    match cause:
+        case Cause.node_state:
+            return replace(host, state=NodeState.ready), []
+        case Cause.node_cpus:
+            return replace(host, cpus=wanted.cpus), []
+        case Cause.node_memory:
+            return replace(host, memory_bytes=host.memory_claimed + wanted.memory_bytes), []
+        case _:
+            vendor = wanted.vendors[0] if wanted.vendors else "nvidia"
+            return host, [
+                device(100 + n, host.name, vendor=vendor, model="new", memory_bytes=wanted.device_memory_bytes)
+                for n in range(wanted.devices)
+            ]
+
+
+def _repaired_device(member: DeviceView, cause: Cause, wanted: PlacementRequest) -> DeviceView:
+    match cause:
+        case Cause.device_vendor:
+            return replace(member, vendor=wanted.vendors[0])
+        case Cause.device_model:
+            return replace(member, model="H100")
+        case Cause.device_state:
+            return replace(member, state=DeviceState.healthy)
+        case Cause.device_held:
+            return replace(member, holder=None)
+        case _:
+            return replace(member, memory_bytes=wanted.device_memory_bytes)
+
+
+def test_the_preferred_vendor_comes_first() -> None:
+    fleet = snapshot(node(), device(0, vendor="iluvatar"), device(1, vendor="nvidia"))
+    assert place(fleet, request(devices=1, vendors=("nvidia", "iluvatar"))) == Plan("nod_n1", ("dev_n1_1",))
+    assert place(fleet, request(devices=1, vendors=("iluvatar", "nvidia"))) == Plan("nod_n1", ("dev_n1_0",))
+
+
+def test_the_smallest_device_that_suffices_is_taken() -> None:
+    fleet = snapshot(node(), device(0, model="H100", memory_bytes=80 * GIB), device(1))
+    assert place(fleet, request(devices=1, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_1",))
+    assert place(fleet, request(devices=1, device_memory_bytes=30 * GIB)) == Plan("nod_n1", ("dev_n1_0",))
+
+
+def test_large_holes_stay_whole() -> None:
+    fleet = snapshot(
+        node("n1"),
+        *(device(index, "n1") for index in range(4)),
+        node("n2"),
+        *(device(index, "n2") for index in range(2)),
+    )
+    assert place(fleet, request(devices=1)) == Plan("nod_n2", ("dev_n2_0",))
+
+
+def test_devices_of_one_replica_are_equal() -> None:
+    fleet = snapshot(node(), device(0), device(1, model="H100"), device(2))
+    assert place(fleet, request(devices=2)) == Plan("nod_n1", ("dev_n1_0", "dev_n1_2"))
+
+
+def test_what_needs_no_device_leaves_the_nodes_with_devices() -> None:
+    fleet = snapshot(node("n1"), device(0, "n1"), node("n2"))
+    assert place(fleet, request()) == Plan("nod_n2", ())
+
+
+def test_another_pool_is_not_used() -> None:
+    fleet = ComputeSnapshot((POOL, PoolView("pol_b", "b")), (node(pool_id="pol_b"),), ())
+    assert isinstance(place(fleet, request()), Rejection)
