@@ -1,0 +1,65 @@
+"""What the connections of one worker share. One thread, one event loop: nothing here needs a lock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from appliance.gateway.plane import tables
+from appliance.gateway.plane.answers import DateHeader
+from appliance.gateway.plane.backends import Backends
+from appliance.gateway.plane.identifiers import RequestIds
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.meter import encode_record
+from appliance.gateway.plane.metrics import Metrics
+from appliance.gateway.plane.schemas import UsageRecord
+from appliance.gateway.plane.slots import SlotTable
+from appliance.gateway.plane.spool import Spool
+from appliance.gateway.plane.status import StatusWriter
+
+if TYPE_CHECKING:
+    from appliance.gateway.plane.client_protocol import ClientConnection
+
+
+class Context:
+    """`now` is the loop's clock, in seconds; it equals CLOCK_MONOTONIC."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        status: StatusWriter,
+        slots: SlotTable,
+        spool: Spool,
+        worker: int,
+        log: Log,
+    ) -> None:
+        self.loop = loop
+        self.now = loop.time
+        self.status = status
+        self.slots = slots
+        self.spool = spool
+        self.log = log
+        self.backends = Backends(status)
+        self.tables = tables.EMPTY
+        self.ids = RequestIds()
+        self.date = DateHeader()
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+        self.metrics = Metrics(
+            worker,
+            {
+                "appliance_gateway_connections": lambda: len(self.connections),
+                "appliance_gateway_requests_in_flight": lambda: self.backends.in_flight,
+                "appliance_gateway_snapshot_version": lambda: self.tables.version,
+                "appliance_gateway_spool_pending_records": lambda: self.spool.pending,
+            },
+        )
+
+    def record(self, record: UsageRecord, slot: int | None) -> None:
+        """Keep a request's final record: in its slot until the spool has it."""
+        payload = encode_record(record)
+        if slot is not None:
+            self.slots.end(slot, payload)
+        self.spool.append(payload, slot)
+        self.metrics.observe(record)

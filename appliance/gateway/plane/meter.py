@@ -1,0 +1,124 @@
+"""From what was seen of a request to its usage record, whether it ended, was cut, or its worker was killed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.schemas import Outcome, UsageRecord
+from appliance.gateway.plane.slots import SLOTS, LeftOver, Progress, RequestIdentity, read_left_overs
+from appliance.gateway.plane.spool import Spool, spool_directory
+
+ABORT_S: Final = 1.0
+"""The longest time between our abort and the engine's last token."""
+
+_UNKNOWN_RATE: Final = 1000.0
+"""Tokens per second and choice that no engine exceeds; used while a stream's own rate is not known."""
+_RATE_MARGIN: Final = 2.0
+_RATE_SAMPLE: Final = 8
+"""Tokens before a stream's own rate is trusted."""
+_BYTES_PER_TOKEN: Final = 4
+
+_PROMPT_IS_DUE: Final = frozenset({"completed", "client_cut", "timed_out", "worker_lost"})
+"""A request that the engine failed or refused is not billed an estimate of its prompt."""
+
+encode_record: Final[Callable[[UsageRecord], bytes]] = msgspec.msgpack.Encoder().encode
+
+
+def estimate_tokens(text_bytes: int) -> int:
+    """For a prompt whose engine never told its count: at four bytes a token."""
+    return -(-text_bytes // _BYTES_PER_TOKEN)
+
+
+def tail_bound(identity: RequestIdentity, progress: Progress, until: float) -> int:
+    """The most tokens that the engine may have generated beyond those counted, if it was cut at `until`.
+
+    The rate of the stream so far (doubled) or, before there is one, a rate that no engine exceeds, over the time
+    since the last chunk and the engine's time to notice; two chunks more for what was on its way; never more than
+    the request allows.
+    """
+    since = max(until - (progress.last or progress.started), 0.0) + ABORT_S
+    streamed_s = progress.last - progress.first
+    if progress.completion_tokens >= _RATE_SAMPLE and streamed_s > 0:
+        rate = _RATE_MARGIN * progress.completion_tokens / streamed_s
+    else:
+        rate = _UNKNOWN_RATE * identity.choices
+    bound = math.ceil(since * rate) + 2 * max(progress.largest_chunk, identity.choices)
+    if identity.token_limit:
+        bound = min(bound, max(identity.token_limit - progress.completion_tokens, 0))
+    return bound
+
+
+def usage_record(
+    identity: RequestIdentity,
+    progress: Progress,
+    *,
+    status: int,
+    outcome: Outcome,
+    until: float,
+    queue_ms: float = 0.0,
+) -> UsageRecord:
+    """`until`: CLOCK_MONOTONIC seconds at which it ended. The counts are the engine's own if it told its prompt's
+    (each of its counts is cumulative); else they are estimates."""
+    counted = progress.prompt_tokens > 0
+    estimate = identity.prompt_estimate if outcome in _PROMPT_IS_DUE else 0
+    cut = outcome not in ("completed", "refused")
+    return UsageRecord(
+        record_id=identity.record_id,
+        request_id=identity.request_id,
+        at=identity.at,
+        tenant_id=identity.tenant_id,
+        key_id=identity.key_id,
+        service_id=identity.service_id,
+        deployment_id=identity.deployment_id,
+        replica_id=identity.replica_id,
+        route=identity.route,
+        model=identity.model,
+        status=status,
+        outcome=outcome,
+        prompt_tokens=progress.prompt_tokens if counted else estimate,
+        completion_tokens=progress.completion_tokens,
+        estimated=not counted and identity.prompt_estimate > 0 and outcome != "refused",
+        tail_tokens=tail_bound(identity, progress, until) if cut else 0,
+        stream=identity.stream,
+        bytes_in=identity.bytes_in,
+        bytes_out=progress.bytes_out,
+        queue_ms=round(queue_ms, 3),
+        ttft_ms=round(1000 * (progress.first - progress.started), 3) if progress.first else None,
+        duration_ms=round(1000 * (until - progress.started), 3),
+    )
+
+
+def recover(home: Path, index: int, log: Log) -> int:
+    """Turn what a dead worker left in its slots into records of its spool; how many there were.
+
+    Safe to repeat after a crash of its own: a record that was written twice has the same id. The worker must be
+    gone for certain.
+    """
+    directory = spool_directory(home, index)
+    path = directory / SLOTS
+    if not path.exists():
+        return 0
+    spool = Spool(directory, freed=lambda _: None, log=log)
+    now = time.monotonic()
+    recovered = 0
+    for left in read_left_overs(path):
+        spool.append(left.record or encode_record(_lost(left, now)), None)
+        recovered += 1
+    spool.close()
+    if spool.pending:
+        raise OSError(f"{directory}: the usage of {recovered} requests cannot be written")
+    path.unlink()
+    return recovered
+
+
+def _lost(left: LeftOver, now: float) -> UsageRecord:
+    # After a reboot the monotonic clock starts again: then the times tell nothing.
+    until = now if now >= left.progress.started else left.progress.last or left.progress.started
+    return usage_record(left.identity, left.progress, status=0, outcome="worker_lost", until=until)

@@ -1,0 +1,219 @@
+"""The supervisor's view of its workers: starting, adopting, telling, noticing their end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from appliance.gateway.plane import control
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.status import read_status, status_path
+from appliance.gateway.plane.worker import pid_path, take_lock
+
+CONTROL_S: Final = 2.0
+HUNG_S: Final = 20.0
+"""A heartbeat this old, seen twice, means that the worker hangs."""
+_HEARTBEAT_CHECK_S: Final = 5.0
+_YOUNG_S: Final = 5.0
+_MAX_BACKOFF_S: Final = 10.0
+_SILENT_START_S: Final = 10.0
+
+
+class WorkerProcess:
+    """One worker that runs: a child of ours or of the supervisor before us."""
+
+    def __init__(self, index: int, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.index = index
+        self.pid = pid
+        self.started = time.monotonic()
+        self.draining = False
+        self.connection: socket.socket | None = None
+        self.told: dict[str, Listener] = {}
+        """The listeners that it was told to accept on."""
+        self._child = child
+        self._pidfd = os.pidfd_open(pid)
+        self._suspect = False
+        self._checked = time.monotonic()
+
+    def fileno(self) -> int:
+        """Becomes readable when the process ends."""
+        return self._pidfd
+
+    def ended(self) -> bool:
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        if not poller.poll(0):
+            return False
+        if self._child is not None:
+            self._child.wait()
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return
+
+    def send(self, message: control.ToWorker, descriptors: list[int] | None = None) -> bool:
+        """False if it could not be told; the connection is then made anew."""
+        if self.connection is None:
+            return False
+        try:
+            control.send(self.connection, message, descriptors)
+        except OSError:
+            self.disconnect()
+            return False
+        return True
+
+    def disconnect(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def close(self) -> None:
+        self.disconnect()
+        os.close(self._pidfd)
+
+    def hangs(self, home: Path) -> bool:
+        """Whether its heartbeat stood still at two looks (one alone may follow a suspended machine)."""
+        now = time.monotonic()
+        if now - self._checked < _HEARTBEAT_CHECK_S:
+            return False
+        self._checked = now
+        try:
+            heartbeat = read_status(status_path(home, self.index)).heartbeat
+        except (OSError, ValueError):
+            return False
+        stale = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - heartbeat > HUNG_S * 1e9
+        hung = stale and self._suspect
+        self._suspect = stale
+        return hung
+
+
+class Pool:
+    """Workers by index. `spare` sockets that adopted workers hold come back from `adopt`."""
+
+    def __init__(self, home: Path, grace_s: float, log: Log) -> None:
+        self._home = home
+        self._grace_s = grace_s
+        self._log = log
+        self.workers: dict[int, WorkerProcess] = {}
+        self._backoff: dict[int, float] = {}
+        self._not_before: dict[int, float] = {}
+
+    def adopt(self) -> list[tuple[int, Listener, socket.socket]]:
+        """Take over the workers that run, and the listening sockets that they hold."""
+        found: list[tuple[int, Listener, socket.socket]] = []
+        for path in sorted((self._home / "run").glob("worker-*.sock")):
+            number = path.name.removeprefix("worker-").removesuffix(".sock")
+            if number.isdecimal():
+                found += self._adopt(int(number))
+        return found
+
+    def _adopt(self, index: int) -> list[tuple[int, Listener, socket.socket]]:
+        try:
+            connection = control.connect(control.control_path(self._home, index), CONTROL_S)
+        except OSError:
+            return []
+        held: list[tuple[int, Listener, socket.socket]] = []
+        try:
+            control.send(connection, control.Hello())
+            while True:
+                answer, sockets = control.receive_held(connection)
+                held += [(index, *pair) for pair in zip(answer.listeners, sockets, strict=True)]
+                if answer.last:
+                    break
+            worker = WorkerProcess(index, answer.pid, None)
+        except (OSError, ValueError) as error:
+            self._log.error("worker.not_adopted", worker=index, reason=str(error))
+            connection.close()
+            return []
+        worker.connection = connection
+        worker.draining = answer.draining
+        worker.told = {listener.id: listener for _, listener, _ in held}
+        self.workers[index] = worker
+        self._log.info("worker.adopted", worker=index, worker_pid=answer.pid, listeners=len(held))
+        return held
+
+    def start_missing(self, count: int) -> None:
+        now = time.monotonic()
+        for index in range(count):
+            if index in self.workers or now < self._not_before.get(index, 0.0):
+                continue
+            if not self._is_free(index):
+                self._not_before[index] = now + 1.0
+                continue
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        command = [sys.executable, "-m", "appliance.gateway.plane.worker"]
+        command += ["--home", str(self._home), "--index", str(index), "--grace", str(self._grace_s)]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        self.workers[index] = WorkerProcess(index, child.pid, child)
+        self._log.info("worker.spawned", worker=index, worker_pid=child.pid)
+
+    def _is_free(self, index: int) -> bool:
+        """Whether no worker has this index. One that does not let itself be adopted is ended after a while."""
+        lock = take_lock(self._home, index)
+        if lock is not None:
+            os.close(lock)
+            return True
+        try:
+            path = pid_path(self._home, index)
+            pid = int(path.read_text())
+            silent_s = time.time() - path.stat().st_mtime
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return False
+        if silent_s > _SILENT_START_S and b"appliance.gateway.plane.worker" in command:
+            self._log.error("worker.unresponsive_killed", worker=index, worker_pid=pid)
+            os.kill(pid, signal.SIGKILL)
+        return False
+
+    def reap(self) -> list[int]:
+        """The indexes whose worker has ended."""
+        ended = [index for index, worker in self.workers.items() if worker.ended()]
+        for index in ended:
+            worker = self.workers.pop(index)
+            worker.close()
+            young = time.monotonic() - worker.started < _YOUNG_S
+            backoff = min(max(2 * self._backoff.get(index, 0.0), 0.5), _MAX_BACKOFF_S) if young else 0.0
+            self._backoff[index] = backoff
+            self._not_before[index] = time.monotonic() + backoff
+            if not worker.draining:
+                self._log.error("worker.died", worker=index, worker_pid=worker.pid, backoff_s=backoff)
+        return ended
+
+    def connect(self) -> None:
+        """To workers that were started and now listen for us."""
+        for worker in self.workers.values():
+            if worker.connection is not None:
+                continue
+            try:
+                connection = control.connect(control.control_path(self._home, worker.index), CONTROL_S)
+            except OSError:
+                continue
+            connection.settimeout(CONTROL_S)
+            worker.connection = connection
+            worker.told = {}
+
+    def kill_hung(self) -> None:
+        for worker in self.workers.values():
+            if worker.hangs(self._home):
+                self._log.error("worker.hung_killed", worker=worker.index, worker_pid=worker.pid)
+                worker.signal(signal.SIGKILL)
+
+    def drain(self, worker: WorkerProcess) -> None:
+        if worker.draining:
+            return
+        worker.draining = True
+        if not worker.send(control.Drain(self._grace_s)):
+            worker.signal(signal.SIGTERM)

@@ -1,0 +1,79 @@
+"""A request that was admitted, as it is handed from step to step."""
+
+from __future__ import annotations
+
+import re
+
+from appliance.gateway.plane.defaults import Prepared
+from appliance.gateway.plane.head import RequestHead
+from appliance.gateway.plane.schemas import KeyEntry
+from appliance.gateway.plane.tables import ServiceTable
+
+_TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE = re.compile(rb"[ -~]{1,512}")
+
+
+class Request:
+    """`at` is Unix seconds, `started` the same moment on the loop's clock: when the head was complete."""
+
+    __slots__ = (
+        "at",
+        "bytes_in",
+        "chunked_answer",
+        "complete_at",
+        "head",
+        "keep_alive",
+        "key",
+        "prepared",
+        "request_id",
+        "route",
+        "service",
+        "started",
+    )
+
+    def __init__(
+        self,
+        *,
+        head: RequestHead,
+        service: ServiceTable,
+        key: KeyEntry,
+        route: str,
+        request_id: bytes,
+        at: float,
+        started: float,
+    ) -> None:
+        self.head = head
+        self.service = service
+        self.key = key
+        self.route = route
+        self.request_id = request_id
+        self.at = at
+        self.started = started
+        self.keep_alive = head.keep_alive
+        self.complete_at = started
+        """When the body was complete, on the loop's clock."""
+        self.chunked_answer = False
+        self.bytes_in = 0
+        self.prepared: Prepared | None = None
+
+    def for_engine(self, unique: str) -> bytes:
+        """The request as the engine gets it, written anew. Its id is the gateway's: an engine tells requests apart
+        by it, and a client's may come twice."""
+        trace = b""
+        parent = self.head.fields.get(b"traceparent")
+        if parent is not None and _TRACE_PARENT.fullmatch(parent):
+            trace = b"traceparent: %b\r\n" % parent
+            state = self.head.fields.get(b"tracestate")
+            if state is not None and _TRACE_STATE.fullmatch(state):
+                trace += b"tracestate: %b\r\n" % state
+        if self.prepared is None:
+            return b"%b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
+                self.route.encode(),
+                unique.encode(),
+                trace,
+            )
+        body = self.prepared.body
+        return (
+            b"%b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-request-id: %b\r\n%b\r\n%b"
+        ) % (self.route.encode(), len(body), unique.encode(), trace, body)

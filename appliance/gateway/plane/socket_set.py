@@ -1,0 +1,153 @@
+"""The listening sockets of the gateway, as the supervisor keeps them: one for each listener and worker.
+
+The supervisor's copy keeps an address bound and its accept queue alive while a worker is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from appliance.gateway.plane import control
+from appliance.gateway.plane.listening import AddressUnavailable, bind_shared, probe
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.pool import WorkerProcess
+from appliance.gateway.plane.schemas import Listener, ListenersReport, ListenerStatus
+from appliance.kernel.files import write_atomic
+
+RETRY_S: Final = 1.0
+
+
+class _Bound:
+    """A listener with its sockets by worker index."""
+
+    __slots__ = ("error", "listener", "retry_at", "sockets")
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.sockets: dict[int, socket.socket] = {}
+        self.error: str | None = None
+        self.retry_at = 0.0
+
+    def close(self) -> None:
+        for held in self.sockets.values():
+            held.close()
+        self.sockets.clear()
+
+
+class SocketSet:
+    def __init__(self, home: Path, log: Log) -> None:
+        self._path = home / "gateway" / "status" / "listeners.json"
+        self._log = log
+        self._bound: dict[str, _Bound] = {}
+        self._workers = 0
+        self._reported: ListenersReport | None = None
+
+    def adopt(self, index: int, listener: Listener, held: socket.socket) -> None:
+        self._bound.setdefault(listener.id, _Bound(listener)).sockets[index] = held
+
+    def reconcile(self, desired: Iterable[Listener], workers: int) -> None:
+        """Bind what is missing, close what is not desired any more."""
+        self._workers = workers
+        wanted = {listener.id: listener for listener in desired}
+        for listener_id, bound in list(self._bound.items()):
+            listener = wanted.get(listener_id)
+            if listener is None or (listener.host, listener.port) != (bound.listener.host, bound.listener.port):
+                bound.close()
+                del self._bound[listener_id]
+                self._log.info("listener.released", listener=listener_id, port=bound.listener.port)
+        for listener in wanted.values():
+            bound = self._bound.setdefault(listener.id, _Bound(listener))
+            bound.listener = listener
+            for index in [index for index in bound.sockets if index >= workers]:
+                bound.sockets.pop(index).close()
+            if len(bound.sockets) < workers and time.monotonic() >= bound.retry_at:
+                self._bind(bound, workers)
+
+    def _bind(self, bound: _Bound, workers: int) -> None:
+        listener = bound.listener
+        try:
+            if not bound.sockets:
+                probe(listener.host, listener.port)
+            for index in range(workers):
+                if index not in bound.sockets:
+                    bound.sockets[index] = bind_shared(listener.host, listener.port)
+        except AddressUnavailable as error:
+            bound.retry_at = time.monotonic() + RETRY_S
+            if bound.error != error.strerror:
+                self._log.error("listener.not_bound", listener=listener.id, reason=error.strerror)
+            bound.error = error.strerror
+            return
+        bound.error = None
+        self._log.info("listener.bound", listener=listener.id, host=listener.host, port=listener.port)
+
+    def tell(self, workers: Iterable[WorkerProcess]) -> None:
+        """Give each worker the sockets that it has not got, and take back what is gone."""
+        for worker in workers:
+            if worker.connection is None or worker.draining:
+                continue
+            gone = [
+                listener_id
+                for listener_id, told in worker.told.items()
+                if (bound := self._bound.get(listener_id)) is None
+                or worker.index not in bound.sockets
+                or (bound.listener.host, bound.listener.port) != (told.host, told.port)
+            ]
+            if gone and worker.send(control.Unlisten(gone)):
+                for listener_id in gone:
+                    del worker.told[listener_id]
+            self._give(worker)
+
+    def _give(self, worker: WorkerProcess) -> None:
+        missing = [
+            bound
+            for listener_id, bound in self._bound.items()
+            if worker.index in bound.sockets
+            and (listener_id not in worker.told or worker.told[listener_id].tls != bound.listener.tls)
+        ]
+        for at in range(0, len(missing), control.BATCH):
+            batch = missing[at : at + control.BATCH]
+            message = control.Listen([bound.listener for bound in batch])
+            if not worker.send(message, [bound.sockets[worker.index].fileno() for bound in batch]):
+                return
+            worker.told |= {bound.listener.id: bound.listener for bound in batch}
+
+    def report(self, version: int, workers: int, snapshot_error: str) -> None:
+        """Write `listeners.json` when it changed."""
+        report = ListenersReport(
+            version=version,
+            supervisor_pid=os.getpid(),
+            workers=workers,
+            listeners=[
+                ListenerStatus(
+                    id=bound.listener.id,
+                    host=bound.listener.host,
+                    port=bound.listener.port,
+                    bound=bool(bound.sockets) and len(bound.sockets) >= self._workers,
+                    error=bound.error,
+                )
+                for bound in self._bound.values()
+            ],
+            snapshot_error=snapshot_error or None,
+        )
+        if report == self._reported:
+            return
+        try:
+            write_atomic(self._path, msgspec.json.encode(report))
+        except OSError as error:
+            self._log.error("report.not_written", reason=str(error))
+            return
+        self._reported = report
+
+    def close(self) -> None:
+        """Stop listening; the report goes with it."""
+        for bound in self._bound.values():
+            bound.close()
+        self._bound.clear()
+        self._path.unlink(missing_ok=True)

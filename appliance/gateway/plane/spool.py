@@ -1,0 +1,149 @@
+"""The spool of one worker: records gathered in memory for a moment, appended to an open segment, sealed by rename.
+
+What `flush` has written survives the process; `seal` also syncs it to the disk, in a thread. If the disk is full
+the records wait in memory and their slots stay taken, so that a worker that cannot write usage ends by refusing
+requests rather than by losing what they used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+from appliance.gateway.plane.frames import HEADER, OPEN_SUFFIX, SEALED_SUFFIX, whole_bytes
+from appliance.gateway.plane.log import Log
+
+SEAL_BYTES: Final = 4 * 1024 * 1024
+SEAL_AFTER_S: Final = 1.0
+FLUSH_BYTES: Final = 64 * 1024
+
+
+def spool_directory(home: Path, index: int) -> Path:
+    return home / "gateway" / "spool" / f"worker-{index}"
+
+
+class Spool:
+    """`freed` is called with the tags of the records that are in the file (their slots)."""
+
+    def __init__(self, directory: Path, *, freed: Callable[[list[int]], None], log: Log) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._freed = freed
+        self._log = log
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._tags: list[int] = []
+        self._descriptor: int | None = None
+        self._path = directory
+        self._written = 0
+        self._opened_at = 0.0
+        self._failing = False
+        seal_left_overs(directory)
+
+    @property
+    def pending(self) -> int:
+        """Records that are not in the file yet."""
+        return len(self._pending) // 2
+
+    def append(self, payload: bytes, tag: int | None) -> None:
+        """Take a record's msgpack; `tag` comes back through `freed`."""
+        self._pending.append(HEADER.pack(len(payload), crc32(payload)))
+        self._pending.append(payload)
+        self._pending_bytes += len(payload)
+        if tag is not None:
+            self._tags.append(tag)
+        if self._pending_bytes > FLUSH_BYTES and not self._failing:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending; on failure keep it for the next time."""
+        if not self._pending:
+            return
+        data = b"".join(self._pending)
+        try:
+            self._write(data)
+        except OSError as error:
+            if not self._failing:
+                self._log.error("spool.write_failed", reason=str(error), pending=self.pending)
+            self._failing = True
+            return
+        self._failing = False
+        tags, self._tags = self._tags, []
+        self._pending = []
+        self._pending_bytes = 0
+        self._freed(tags)
+
+    def _write(self, data: bytes) -> None:
+        if self._descriptor is None:
+            self._descriptor, self._path = _new_segment(self._directory)
+            self._written = 0
+            self._opened_at = time.monotonic()
+        written = 0
+        while written < len(data):
+            try:
+                written += os.write(self._descriptor, data[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, self._written)  # no frame is left torn in the middle of a segment
+                os.lseek(self._descriptor, self._written, os.SEEK_SET)
+                raise
+        self._written += len(data)
+
+    def seal_if_due(self, executor: Executor) -> None:
+        if self._descriptor is None or not self._written:
+            return
+        if self._written >= SEAL_BYTES or time.monotonic() - self._opened_at >= SEAL_AFTER_S:
+            descriptor, self._descriptor = self._descriptor, None
+            executor.submit(_seal, descriptor, self._path)
+
+    def close(self) -> None:
+        self.flush()
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            _seal(descriptor, self._path)
+
+
+def _new_segment(directory: Path) -> tuple[int, Path]:
+    """Names come from the clock, not from what is there: a name must not be used again after its segment was
+    ingested and removed.
+    """
+    for number in _numbers():
+        path = directory / f"{number:020d}{OPEN_SUFFIX}"
+        if path.with_suffix(SEALED_SUFFIX).exists():
+            continue
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), path
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def _numbers() -> Iterator[int]:
+    number = time.time_ns() // 1000
+    while True:
+        yield number
+        number += 1
+
+
+def _seal(descriptor: int, path: Path) -> None:
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.rename(path.with_suffix(SEALED_SUFFIX))
+
+
+def seal_left_overs(directory: Path) -> None:
+    """Seal the open segments of a worker that is gone, without a torn last frame."""
+    for path in sorted(directory.glob(f"*{OPEN_SUFFIX}")):
+        whole = whole_bytes(path)
+        if whole == 0:
+            path.unlink()
+            continue
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        os.ftruncate(descriptor, whole)
+        _seal(descriptor, path)

@@ -1,0 +1,160 @@
+"""The gateway's supervisor: owns every listening socket, keeps the workers running, survives its own death.
+
+One level-triggered loop: look at the manifest, the workers and the sockets, and do what is missing. It never touches
+a request. Killed and started again, it adopts the workers that run and gets the sockets back from them.
+
+    python -m appliance.gateway.plane.supervisor --home DIR [--workers N] [--grace SECONDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.meter import recover
+from appliance.gateway.plane.pool import Pool
+from appliance.gateway.plane.snapshot import SnapshotReader
+from appliance.gateway.plane.socket_set import SocketSet
+from appliance.gateway.plane.worker import pid_path, take_lock
+
+TICK_S: Final = 0.1
+_KILL_AFTER_S: Final = 3.0
+_ALREADY_RUNNING: Final = 3
+
+
+class Supervisor:
+    def __init__(self, home: Path, *, workers: int | None, grace_s: float, log: Log) -> None:
+        self._home = home
+        self._fixed_workers = workers
+        self._grace_s = grace_s
+        self._log = log
+        self._snapshot = SnapshotReader(home / "gateway" / "snapshot", frozenset({"listeners"}))
+        self._pool = Pool(home, grace_s, log)
+        self._sockets = SocketSet(home, log)
+        self._stopping = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT; then all workers have ended."""
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        for index, listener, held in self._pool.adopt():
+            self._sockets.adopt(index, listener, held)
+        self._recover_unowned()
+        self._log.info("supervisor.started", adopted=len(self._pool.workers))
+        while not self._stopping:
+            self._reconcile()
+            self._wait()
+        self._drain()
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self._stopping = True
+
+    def _wait(self) -> None:
+        """Until the next tick, a signal, or a worker's end."""
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        for worker in self._pool.workers.values():
+            poller.register(worker.fileno(), select.POLLIN)
+        for descriptor, _ in poller.poll(1000 * TICK_S):
+            if descriptor == self._wake_read:
+                os.read(self._wake_read, 512)
+
+    def _reconcile(self) -> None:
+        self._snapshot.poll()
+        self._pool.reap()
+        snapshot = self._snapshot.current
+        if snapshot is not None:
+            count = self._fixed_workers or max(snapshot.listeners.workers, 1)
+            self._pool.start_missing(count)
+            for index, worker in self._pool.workers.items():
+                if index >= count:
+                    self._pool.drain(worker)
+            self._pool.connect()
+            self._pool.kill_hung()
+            self._sockets.reconcile(snapshot.listeners.listeners, count)
+            self._sockets.tell(self._pool.workers.values())
+        version = snapshot.version if snapshot is not None else 0
+        self._sockets.report(version, len(self._pool.workers), self._snapshot.error)
+
+    def _recover_unowned(self) -> None:
+        """Usage left by workers that will not be started again (their number was reduced while we were away)."""
+        for directory in sorted((self._home / "gateway" / "spool").glob("worker-*")):
+            number = directory.name.removeprefix("worker-")
+            if number.isdecimal():
+                self._recover(int(number))
+
+    def _recover(self, index: int) -> None:
+        lock = take_lock(self._home, index)
+        if lock is None:
+            return
+        try:
+            if recovered := recover(self._home, index, self._log):
+                self._log.warning("usage.recovered", worker=index, requests=recovered)
+        except OSError as error:
+            self._log.error("usage.not_recovered", worker=index, reason=str(error))
+        finally:
+            os.close(lock)
+
+    def _drain(self) -> None:
+        self._log.info("supervisor.draining", grace_s=self._grace_s, workers=len(self._pool.workers))
+        indexes = list(self._pool.workers)
+        for worker in self._pool.workers.values():
+            self._pool.drain(worker)
+        self._sockets.close()
+        deadline = time.monotonic() + self._grace_s + _KILL_AFTER_S
+        while self._pool.workers:
+            if time.monotonic() > deadline:
+                for worker in self._pool.workers.values():
+                    self._log.error("worker.killed", worker=worker.index, worker_pid=worker.pid)
+                    worker.signal(signal.SIGKILL)
+                deadline = time.monotonic() + _KILL_AFTER_S
+            self._wait()
+            self._pool.reap()
+        for index in indexes:
+            self._recover(index)
+            pid_path(self._home, index).unlink(missing_ok=True)
+        self._log.info("supervisor.stopped")
+
+
+def prepare_home(home: Path) -> None:
+    for name in ("run", "gateway/snapshot", "gateway/spool", "gateway/status"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="appliance-gateway-supervisor")
+    parser.add_argument("--home", type=Path, required=True, help="APPLIANCE_HOME")
+    parser.add_argument("--workers", type=int, help="instead of the number that the snapshot gives")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds to finish requests in after SIGTERM")
+    arguments = parser.parse_args()
+    home = arguments.home.resolve()
+    log = Log(process="gateway-supervisor")
+    prepare_home(home)
+    lock = os.open(home / "run" / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.error("supervisor.already_running", home=str(home))
+        return _ALREADY_RUNNING
+    pid_file = home / "run" / "supervisor.pid"
+    pid_file.write_text(f"{os.getpid()}\n")
+    try:
+        Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log).run()
+    finally:
+        pid_file.unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The engine's usage numbers: found in an answer, counted, and taken out again where the client did not ask.
+
+In a stream the counts are cumulative. vLLM counts each choice by itself until the last chunk, which has the sum.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+_MEMBER: Final = b',"usage":{'
+_AT_END = re.compile(
+    rb',"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":\d{1,9}(?:,"completion_tokens":(\d{1,9}))?'
+    rb'(?:,"prompt_tokens_details":null)?\}\}'
+)
+_IN_TAIL = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
+_NO_CHOICES: Final = b'"choices":[]'
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    input_tokens: int = 0
+    """The names of the responses route."""
+    output_tokens: int = 0
+
+    @property
+    def prompt(self) -> int:
+        return self.prompt_tokens or self.input_tokens
+
+    @property
+    def completion(self) -> int:
+        return self.completion_tokens or self.output_tokens
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+
+
+class EngineError(msgspec.Struct):
+    """What an error event of the engine says; 500 if it gives no status."""
+
+    message: str = ""
+    status: int = 500
+
+
+class Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    error: object = None
+
+
+class _Answer(msgspec.Struct):
+    usage: Usage | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_usage = msgspec.json.Decoder(Usage).decode
+
+
+class Counter:
+    """The tokens of one request so far. `told`: by the engine, else counted from the chunks."""
+
+    __slots__ = ("_by_choice", "completion", "largest_chunk", "prompt", "told")
+
+    def __init__(self) -> None:
+        self.prompt = 0
+        self.completion = 0
+        self.largest_chunk = 0
+        self.told = False
+        self._by_choice: dict[int, int] = {}
+
+    def total(self, prompt: int, completion: int) -> None:
+        """Cumulative counts over all choices."""
+        self.told = True
+        self.prompt = prompt
+        self.largest_chunk = max(self.largest_chunk, completion - self.completion)
+        self.completion = completion
+
+    def of_choice(self, index: int, prompt: int, completion: int) -> None:
+        """Cumulative counts of one choice."""
+        self._by_choice[index] = completion
+        self.total(prompt, sum(self._by_choice.values()))
+
+    def chunk(self) -> None:
+        """A chunk without counts: at least one token."""
+        if not self.told:
+            self.completion += 1
+            self.largest_chunk = max(self.largest_chunk, 1)
+
+
+class StreamMeter:
+    """Reads the usage of a stream's chunks into `counter` and takes out what the client did not ask for."""
+
+    __slots__ = ("_continuous", "_final", "_single", "counter", "error")
+
+    def __init__(self, counter: Counter, *, choices: int, include_usage: bool, continuous_usage: bool) -> None:
+        self.counter = counter
+        self.error: EngineError | None = None
+        """The engine's error event, once there was one."""
+        self._single = choices == 1
+        self._final = include_usage
+        self._continuous = continuous_usage
+
+    def take(self, event: bytes, data: bytes) -> bytes:
+        """What of the event goes to the client (nothing of a chunk that has only usage it did not ask for)."""
+        at = data.rfind(_MEMBER)
+        if self._single and at >= 0:
+            match = _AT_END.fullmatch(data, at)
+            if match is not None:
+                # The last brace ends the chunk and the one before it the usage, so the member is the chunk's own.
+                self.counter.total(int(match[1]), int(match[2] or 0))
+                bare = data.endswith(_NO_CHOICES, 0, at)
+                if bare or _NO_CHOICES not in data:
+                    return self._strip(event, data, at, len(data) - 1, bare=bare)
+        return self._decoded(event, data)
+
+    def _decoded(self, event: bytes, data: bytes) -> bytes:
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            return event  # nothing that is understood: as it came
+        if chunk.error is not None:
+            self.error = _engine_error(chunk.error)
+            return b""
+        choices = chunk.choices or []
+        if chunk.usage is None:
+            if choices:
+                self.counter.chunk()
+            return event
+        if self._single or len(choices) != 1:
+            self.counter.total(chunk.usage.prompt, chunk.usage.completion)
+        else:
+            self.counter.of_choice(choices[0].index, chunk.usage.prompt, chunk.usage.completion)
+        start, end = find_member(data, b'"usage"')
+        return self._strip(event, data, start, end, bare=not choices)
+
+    def _strip(self, event: bytes, data: bytes, start: int, end: int, *, bare: bool) -> bytes:
+        if bare:
+            return event if self._final else b""
+        if self._continuous or start == end:
+            return event
+        at = event.find(data)
+        if at < 0:
+            return event  # JSON over several data lines: no engine sends it, and taking it apart could harm it
+        return event[: at + start] + event[at + end :]
+
+
+def _engine_error(told: object) -> EngineError:
+    if not isinstance(told, dict):
+        return EngineError(told if isinstance(told, str) else "")
+    message, code = told.get("message"), told.get("code")
+    return EngineError(message if isinstance(message, str) else "", code if isinstance(code, int) else 500)
+
+
+def find_member(data: bytes, name: bytes) -> tuple[int, int]:
+    """Where the top-level object's member `name` (with its quotes) stands, with one of its commas; (0, 0) if
+    it has none. `data` is valid JSON."""
+    depth = 0
+    comma = start = 0
+    found = expecting_name = False
+    for match in _TOKEN.finditer(data):
+        token = match[0]
+        if token in b"{[":
+            depth += 1
+            expecting_name = depth == 1
+        elif depth == 1 and token in b",}":
+            if found:
+                return (comma, match.start()) if comma else (start, match.end() if token == b"," else match.start())
+            comma = match.start()
+            expecting_name = True
+            depth -= token == b"}"
+        elif token in b"}]":
+            depth -= 1
+        elif depth == 1 and expecting_name:
+            expecting_name = False
+            if token == name:
+                found, start = True, match.start()
+    return 0, 0
+
+
+def usage_of_answer(body: bytes) -> Usage | None:
+    """The usage of a whole JSON answer."""
+    try:
+        return _decode_answer(body).usage
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def usage_in_tail(tail: bytes) -> Usage | None:
+    """The last usage member near the end of an answer that was too long to keep."""
+    found = _IN_TAIL.findall(tail)
+    if not found:
+        return None
+    try:
+        return _decode_usage(found[-1])
+    except msgspec.DecodeError:
+        return None

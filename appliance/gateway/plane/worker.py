@@ -1,0 +1,198 @@
+"""A gateway worker: one process, one event loop, any number of listeners.
+
+It gets its listening sockets from the supervisor, everything else from the snapshot; it runs on without both the
+supervisor and the control plane, and outlives either's restart. `python -m appliance.gateway.plane.worker`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import resource
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from appliance.gateway.plane import tables
+from appliance.gateway.plane.acceptor import Acceptor
+from appliance.gateway.plane.context import Context
+from appliance.gateway.plane.control_server import ControlServer
+from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.meter import recover
+from appliance.gateway.plane.metrics import MetricsProtocol, metrics_path
+from appliance.gateway.plane.slots import SLOTS, SlotTable
+from appliance.gateway.plane.snapshot import SnapshotReader
+from appliance.gateway.plane.spool import Spool, spool_directory
+from appliance.gateway.plane.status import StatusWriter, status_path
+from appliance.gateway.plane.upstream import IDLE_S
+
+TICK_S: Final = 0.05
+_SNAPSHOT_TICKS: Final = 2
+_SWEEP_TICKS: Final = 5
+_ALREADY_RUNNING: Final = 3
+
+
+class Worker:
+    """Wires the parts of one worker and does what is periodic."""
+
+    def __init__(self, home: Path, index: int, loop: asyncio.AbstractEventLoop, log: Log) -> None:
+        self._home = home
+        self._index = index
+        self._loop = loop
+        self._log = log
+        self._ticks = 0
+        self._executor = ThreadPoolExecutor(1, "spool")
+        status = StatusWriter(status_path(home, index))
+        directory = spool_directory(home, index)
+        directory.mkdir(parents=True, exist_ok=True)
+        if recovered := recover(home, index, log):
+            log.warning("usage.recovered", requests=recovered)
+        slots = SlotTable(directory / SLOTS)
+        spool = Spool(directory, freed=slots.free_all, log=log)
+        self._context = Context(loop=loop, status=status, slots=slots, spool=spool, worker=index, log=log)
+        self._snapshot = SnapshotReader(home / "gateway" / "snapshot")
+        self._acceptor = Acceptor(self._context)
+        self._control = ControlServer(home, index, loop, self._acceptor, drain=self.drain, log=log)
+        self._drained = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Until drained."""
+        path = metrics_path(self._home, self._index)
+        path.unlink(missing_ok=True)
+        metrics = await self._loop.create_unix_server(lambda: MetricsProtocol(self._context.metrics), str(path))
+        self._take_snapshot()
+        self._control.start()
+        self._loop.call_later(TICK_S, self._tick)
+        self._log.info("worker.started", version=self._context.tables.version)
+        try:
+            await self._drained.wait()
+        finally:
+            metrics.close()
+            path.unlink(missing_ok=True)
+            self._control.close()
+            self._context.spool.close()
+            self._executor.shutdown()
+            status_path(self._home, self._index).unlink(missing_ok=True)
+            self._log.info("worker.stopped", unwritten=self._context.spool.pending)
+
+    def drain(self, grace_s: float) -> None:
+        """Idempotent."""
+        if self._draining is None:
+            self._draining = self._loop.create_task(self._drain(grace_s))
+
+    async def _drain(self, grace_s: float) -> None:
+        context = self._context
+        self._log.info("worker.draining", grace_s=grace_s, in_flight=context.backends.in_flight)
+        context.draining = True
+        context.status.set_draining()
+        await self._acceptor.close()
+        for connection in list(context.connections):
+            connection.drain()
+        deadline = self._loop.time() + grace_s
+        while context.connections and self._loop.time() < deadline:
+            await asyncio.sleep(TICK_S)
+        for connection in list(context.connections):
+            connection.shut_down()
+        await asyncio.sleep(TICK_S)  # what was written last is sent
+        for connection in list(context.connections):
+            connection.abort()
+        self._drained.set()
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK_S, self._tick)
+        self._ticks += 1
+        self._context.spool.flush()
+        if self._ticks % _SNAPSHOT_TICKS == 0:
+            self._take_snapshot()
+        if self._ticks % _SWEEP_TICKS == 0:
+            self._sweep()
+
+    def _take_snapshot(self) -> None:
+        if not self._snapshot.poll():
+            return
+        context, snapshot, error = self._context, self._snapshot.current, self._snapshot.error
+        if snapshot is not None and snapshot.version != context.tables.version:
+            try:
+                context.tables = tables.build(snapshot, context.tables, context.backends)
+            except (OverflowError, ValueError) as failure:
+                error = str(failure)
+        context.status.applied(context.tables.version, error)
+        if error:
+            self._log.error("snapshot.rejected", reason=error, version=context.tables.version)
+        else:
+            self._log.info("snapshot.applied", version=context.tables.version)
+
+    def _sweep(self) -> None:
+        """Deadlines (a quarter of a second coarse), idle connections to engines, the heartbeat, sealing."""
+        context = self._context
+        now = context.now()
+        context.status.beat()
+        context.status.set_connections(len(context.connections))
+        context.date.tick()
+        for connection in list(context.connections):
+            connection.check_deadline(now)
+        for replica in context.backends:
+            while replica.idle and now - replica.idle[0].idle_since > IDLE_S:
+                replica.idle.pop(0).close()
+        context.spool.seal_if_due(self._executor)
+        self._acceptor.reload_certificates(now)
+
+
+def take_lock(home: Path, index: int) -> int | None:
+    """Held for the process's life: there is one worker `index`, and what it left is not in use."""
+    descriptor = os.open(home / "run" / f"worker-{index}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def pid_path(home: Path, index: int) -> Path:
+    return home / "run" / f"worker-{index}.pid"
+
+
+def _raise_descriptor_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _serve(home: Path, index: int, grace_s: float, log: Log) -> None:
+    loop = asyncio.get_running_loop()
+    worker = Worker(home, index, loop, log)
+    loop.add_signal_handler(signal.SIGTERM, worker.drain, grace_s)
+    await worker.run()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="appliance-gateway-worker")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds to finish requests in after SIGTERM")
+    arguments = parser.parse_args()
+    home: Path = arguments.home
+    log = Log(process="gateway-worker", worker=arguments.index)
+    lock = take_lock(home, arguments.index)
+    if lock is None:
+        log.error("worker.already_running")
+        return _ALREADY_RUNNING
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
+    _raise_descriptor_limit()
+    pid_path(home, arguments.index).write_text(f"{os.getpid()}\n")
+    try:
+        uvloop.run(_serve(home, arguments.index, arguments.grace, log))
+    finally:
+        pid_path(home, arguments.index).unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
