@@ -21,7 +21,6 @@ from appliance.gateway.states import GatewayState
 from appliance.gateway.tables import GatewayRow, ListenerRow
 from appliance.kernel.errors import Conflict
 from appliance.kernel.ids import new_id
-from tenants.scope import PLATFORM
 from tenants.work import Work
 
 REMEDY = "choose another gateway, or ask an administrator to open one"
@@ -37,7 +36,7 @@ async def allocate_listener(
     """
     tenant_id = work.scope.one()
     await work.session.flush()  # so that a failure within a savepoint below is the listener's own
-    if await queries.listeners_of_services(work.session, PLATFORM, [service_id]):
+    if await queries.has_listener(work.session, service_id):
         raise Conflict(f"service {service_id} has a listener already")
     attempt = _Attempt(work, tenant_id, service_id, wanted_port, probe)
     if gateway is not None:

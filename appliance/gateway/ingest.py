@@ -38,6 +38,9 @@ BATCH: Final = 500
 _REFUSALS: Final = ("22", "23")
 """Classes of SQLSTATE that blame the data: data exception, integrity constraint violation."""
 
+_END_OF_TIME: Final = 253402300800.0
+"""The first Unix second of the year 10000, which no date can hold."""
+
 log = get_logger(__name__)
 
 
@@ -135,16 +138,14 @@ class UsageIngest:
 
 
 def unsound(record: UsageRecord) -> str | None:
-    """Why neither database could store the record; None if they can."""
+    """Why no database could store the record, whatever became of its texts; None if one can."""
     for name, value in msgspec.structs.asdict(record).items():
         match value:
-            case str() if "\0" in value:
-                return f"{name} holds a NUL character"
             case int() if abs(value) >= 2**63:
                 return f"{name} is {value}"
             case float() if not math.isfinite(value):
                 return f"{name} is {value}"
-    return None
+    return None if 0 <= record.at < _END_OF_TIME else f"at is {record.at}"
 
 
 def _refuse(segment: _Segment, record: UsageRecord, reason: str) -> None:

@@ -97,17 +97,8 @@ async def ports_of(session: AsyncSession, gateway_ids: Iterable[str]) -> Mapping
     return found
 
 
-async def listeners_of_services(
-    session: AsyncSession, scope: TenantScope, service_ids: Iterable[str]
-) -> Mapping[str, tuple[ListenerRow, GatewayRow]]:
-    """Where services listen, by service."""
-    query = (
-        select(ListenerRow, GatewayRow)
-        .join(GatewayRow, GatewayRow.id == ListenerRow.gateway_id)
-        .where(ListenerRow.service_id.in_(list(service_ids)), scope.holds(ListenerRow.tenant_id))
-    )
-    rows = (await session.execute(query)).all()
-    return {listener.service_id: (listener, gateway) for listener, gateway in rows if listener.service_id is not None}
+async def has_listener(session: AsyncSession, service_id: str) -> bool:
+    return await session.scalar(select(ListenerRow.id).where(ListenerRow.service_id == service_id)) is not None
 
 
 async def listeners_on(session: AsyncSession, node: str) -> Sequence[tuple[ListenerRow, str]]:
