@@ -130,7 +130,7 @@ class Launcher(Protocol):
         """Start the engine and return its handle without waiting for it to be ready.
 
         Raises `StartRefused` or `ImageMissing`, after which nothing is left behind, or `LauncherUnavailable`,
-        after which the same call may be repeated.
+        after which the same call may be repeated. A program that its image lacks may only show as exit code 127.
         """
         ...
 

@@ -11,8 +11,8 @@ from docker.errors import APIError
 from msgspec import Struct
 
 from appliance.kernel.errors import ApplianceError
-from appliance.launchers.contract import REPLICA_LABEL, ExitInfo, ObservedReplica, ReplicaState, Stats
-from appliance.launchers.docker.containers import LABEL_PREFIX
+from appliance.launchers.contract import APPLIANCE_LABEL, REPLICA_LABEL, ExitInfo, ObservedReplica, ReplicaState, Stats
+from appliance.launchers.docker.containers import LOG_LABEL, container_name
 from appliance.launchers.errors import ImageMissing, StartRefused
 
 _STATES = {
@@ -46,6 +46,7 @@ class Container(Struct, frozen=True, rename="pascal"):
     """`GET /containers/<id>/json`."""
 
     id: str
+    name: str
     state: ContainerStatus
     config: ContainerConfig
 
@@ -58,11 +59,16 @@ class Container(Struct, frozen=True, rename="pascal"):
     def labels(self) -> dict[str, str]:
         return self.config.labels or {}
 
+    def belongs_to(self, appliance_id: str) -> bool:
+        """By label and name: an image made from a container of ours hands its labels on."""
+        replica_id = self.labels.get(REPLICA_LABEL, "")
+        ours = self.labels.get(APPLIANCE_LABEL) == appliance_id
+        return ours and self.name == f"/{container_name(replica_id)}"
+
     def observed(self, state: ReplicaState, last_lines: tuple[str, ...]) -> ObservedReplica:
-        labels = own_labels(self.labels)
         return ObservedReplica(
-            replica_id=labels[REPLICA_LABEL],
-            labels=labels,
+            replica_id=self.labels[REPLICA_LABEL],
+            labels={key: value for key, value in self.labels.items() if key != LOG_LABEL},
             state=state,
             handle=self.id,
             started_at=0.0 if state is ReplicaState.CREATED else self.state.started_at.timestamp(),
@@ -133,10 +139,6 @@ class Image(Struct, frozen=True, rename="pascal"):
 
 def state_of(status: str) -> ReplicaState | None:
     return _STATES.get(status)
-
-
-def own_labels(labels: dict[str, str]) -> dict[str, str]:
-    return {key.removeprefix(LABEL_PREFIX): value for key, value in labels.items() if key.startswith(LABEL_PREFIX)}
 
 
 def refusal(error: APIError, image: str | None) -> ApplianceError:

@@ -16,7 +16,6 @@ from appliance.launchers.devices import ContainerDevices, container_devices
 from appliance.launchers.docker.settings import DockerSettings
 from appliance.launchers.paths import host_socket
 
-LABEL_PREFIX = "appliance."
 LOG_LABEL = "appliance-launcher.log"
 RUN_DIR = Path("/run/appliance")
 MODEL_DIR = Path("/model")
@@ -46,10 +45,7 @@ def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]
         # The whole command is the entrypoint: the image's own entrypoint and command have no say.
         "entrypoint": list(spec.argv),
         "environment": {"HOME": home, "LANG": "C.UTF-8", **spec.env, **container_devices(spec.devices).env},
-        "labels": {
-            **{f"{LABEL_PREFIX}{key}": value for key, value in spec.labels.items()},
-            LOG_LABEL: str(spec.log_path),
-        },
+        "labels": {**spec.labels, LOG_LABEL: str(spec.log_path)},
         "user": f"{settings.uid}:{settings.gid}",
         "working_dir": home,
         "stop_signal": "SIGTERM",

@@ -7,6 +7,7 @@ its deadline, and by its thread when the socket's own timeout, the same length, 
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,7 @@ class DockerDaemon:
         self._clients: list[APIClient] = []
 
     async def call(self, work: Callable[[APIClient], _Result], *, timeout_s: int = QUICK_S) -> _Result:
-        """`work`'s result. The daemon's own answer, also a refusal (`APIError`), passes through.
+        """`work`'s result. The daemon's own refusal (`APIError`) and `work`'s own errors pass through.
 
         Raises `LauncherUnavailable` when the daemon is down, late, or was so a moment ago; then it is not known
         whether the daemon did what it was asked.
@@ -69,10 +70,22 @@ class DockerDaemon:
             client.close()
 
     def _work(self, work: Callable[[APIClient], _Result], timeout_s: int) -> _Result:
+        self._knock()
         client = self._client(timeout_s)
         # The SDK reads it for each request.
         client.timeout = timeout_s
         return work(client)
+
+    def _knock(self) -> None:
+        """Connect once before the SDK does, which leaves an open socket behind for each connection that fails."""
+        scheme, _, path = self._host.partition("://")
+        if scheme == "unix":
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(_PING_S)
+                try:
+                    probe.connect(path)
+                except OSError as error:
+                    raise DockerException(f"no connection to {path}") from error
 
     def _client(self, timeout_s: int) -> APIClient:
         """One client a thread, made when the daemon first answers, since it negotiates the API's version."""

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
+import structlog
 from docker import APIClient
 from docker.errors import APIError, NotFound
 
@@ -17,7 +18,6 @@ from appliance.kernel.crashpoints import reached
 from appliance.launchers.contract import (
     APPLIANCE_LABEL,
     LAST_LINES,
-    REPLICA_LABEL,
     EngineLayout,
     ImageInfo,
     ObservedReplica,
@@ -31,12 +31,10 @@ from appliance.launchers.docker.answers import (
     ContainerStats,
     ContainerSummary,
     Image,
-    own_labels,
     refusal,
     state_of,
 )
 from appliance.launchers.docker.containers import (
-    LABEL_PREFIX,
     LOG_LABEL,
     configuration,
     container_name,
@@ -58,6 +56,9 @@ from appliance.launchers.paths import check_spec, make_cache_dir, make_run_dir, 
 # Creating and starting may have to set up devices and layers on a busy machine.
 _SLOW_S = 60
 _KILL_S = 10.0
+_CONFLICT_S = 5.0
+
+_log = structlog.stdlib.get_logger()
 _FIRST_POLL_S = 0.02
 _LAST_POLL_S = 0.5
 
@@ -65,7 +66,7 @@ _LAST_POLL_S = 0.5
 class DockerLauncher:
     """`root` is the folder of all replicas' folders; containers are named `appliance-<replica id>`.
 
-    Labels of a spec become container labels with the prefix `appliance.`.
+    A spec's labels are the container's.
     """
 
     name = "docker"
@@ -101,7 +102,7 @@ class DockerLauncher:
             raise
 
     async def list(self) -> Sequence[ObservedReplica]:
-        label = f"{LABEL_PREFIX}{APPLIANCE_LABEL}={self._appliance_id}"
+        label = f"{APPLIANCE_LABEL}={self._appliance_id}"
         found = await self._daemon.call(lambda client: client.containers(all=True, filters={"label": [label]}))
         summaries = msgspec.convert(found, type=tuple[ContainerSummary, ...])
         observed = await asyncio.gather(*map(self._observe, summaries))
@@ -189,7 +190,31 @@ class DockerLauncher:
         return container_id
 
     async def _create(self, spec: ReplicaSpec) -> tuple[str, ReplicaState]:
-        """The replica's container: a new one, or the one that an earlier call made."""
+        """The replica's container: a new one, or the one that another call made.
+
+        A name is taken a moment before its container can be inspected, and free a moment after it cannot any more:
+        meanwhile the answer is a conflict with nothing, and the question is asked again.
+        """
+        deadline = self._clock.monotonic() + _CONFLICT_S
+        while True:
+            try:
+                return await self._create_new(spec), ReplicaState.CREATED
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise refusal(error, spec.image) from error
+            container = await self._inspect(container_name(spec.replica_id))
+            if container is not None and not container.belongs_to(self._appliance_id):
+                raise StartRefused(
+                    f"A container named {container_name(spec.replica_id)} exists that is not this appliance's; "
+                    "rename or remove it."
+                )
+            if container is not None and container.replica_state is not None:
+                return container.id, container.replica_state
+            if self._clock.monotonic() > deadline:
+                raise LauncherUnavailable(f"The container of replica {spec.replica_id} is being made or removed.")
+            await asyncio.sleep(_FIRST_POLL_S)
+
+    async def _create_new(self, spec: ReplicaSpec) -> str:
         arguments = configuration(spec, self._settings)
         host_arguments = host_configuration(spec, self._settings)
 
@@ -197,31 +222,20 @@ class DockerLauncher:
             answer = client.create_container(**arguments, host_config=client.create_host_config(**host_arguments))
             return str(answer["Id"])
 
+        return await self._daemon.call(create, timeout_s=_SLOW_S)
+
+    async def _inspect(self, container: str) -> Container | None:
+        """By name or id; None when there is none."""
         try:
-            return await self._daemon.call(create, timeout_s=_SLOW_S), ReplicaState.CREATED
-        except APIError as error:
-            if error.status_code != HTTPStatus.CONFLICT:
-                raise refusal(error, spec.image) from error
-        container = await self._find(spec.replica_id)
-        if container is None:
-            raise StartRefused(
-                f"A container named {container_name(spec.replica_id)} exists that is not this appliance's; rename it."
-            )
-        if container.replica_state is None:
-            raise LauncherUnavailable(f"The container of replica {spec.replica_id} is being removed.")
-        return container.id, container.replica_state
+            answer = await self._daemon.call(lambda client: client.inspect_container(container))
+        except NotFound:
+            return None
+        return msgspec.convert(answer, type=Container)
 
     async def _find(self, replica_id: str) -> Container | None:
         """The replica's container, if there is one and it is ours."""
-        name = container_name(replica_id)
-        try:
-            answer = await self._daemon.call(lambda client: client.inspect_container(name))
-        except NotFound:
-            return None
-        container = msgspec.convert(answer, type=Container)
-        labels = own_labels(container.labels)
-        ours = labels.get(APPLIANCE_LABEL) == self._appliance_id and labels.get(REPLICA_LABEL) == replica_id
-        return container if ours else None
+        container = await self._inspect(container_name(replica_id))
+        return container if container is not None and container.belongs_to(self._appliance_id) else None
 
     async def _known(self, replica_id: str) -> Container:
         container = await self._find(replica_id)
@@ -234,17 +248,15 @@ class DockerLauncher:
         seen = self._seen.get(summary.id)
         if seen is not None and seen.state is state_of(summary.state):
             return seen
+        container = await self._inspect(summary.id)
+        if container is None or container.replica_state is None or not container.belongs_to(self._appliance_id):
+            return None
         try:
-            answer = await self._daemon.call(lambda client: client.inspect_container(summary.id))
-            container = msgspec.convert(answer, type=Container)
-            state = container.replica_state
-            if state is None:
-                return None
-            exited = state is ReplicaState.EXITED
+            exited = container.replica_state is ReplicaState.EXITED
             last_lines = await self._lines(summary.id, LAST_LINES) if exited else ()
         except NotFound:
             return None
-        return container.observed(state, tuple(last_lines))
+        return container.observed(container.replica_state, tuple(last_lines))
 
     async def _lines(self, container_id: str, tail: int | None) -> Sequence[str]:
         return await self._daemon.call(lambda client: logs.read(client, container_id, tail))
@@ -262,11 +274,8 @@ class DockerLauncher:
         deadline = self._clock.monotonic() + timeout_s
         pause = _FIRST_POLL_S
         while True:
-            try:
-                answer = await self._daemon.call(lambda client: client.inspect_container(container_id))
-            except NotFound:
-                return True
-            if msgspec.convert(answer, type=Container).replica_state is not ReplicaState.RUNNING:
+            container = await self._inspect(container_id)
+            if container is None or container.replica_state is not ReplicaState.RUNNING:
                 return True
             left = deadline - self._clock.monotonic()
             if left <= 0:
@@ -276,8 +285,15 @@ class DockerLauncher:
 
     async def _keep_log(self, container: Container) -> None:
         path = container.labels.get(LOG_LABEL)
-        if path is not None and container.replica_state is ReplicaState.EXITED:
+        if path is None or container.replica_state is not ReplicaState.EXITED:
+            return
+        try:
             await self._daemon.call(lambda client: logs.copy(client, container.id, Path(path)), timeout_s=_SLOW_S)
+        except NotFound:
+            return
+        except OSError as error:
+            # A full disk, say, which the container's removal may relieve: a log is not worth keeping both.
+            _log.warning("replica.log_lost", container=container.id, path=path, error=str(error))
 
     async def _discard(self, container_id: str) -> None:
         """Gone already (404) or being removed by an earlier call (409) is fine."""

@@ -28,10 +28,14 @@ def copy(client: APIClient, container_id: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-    with os.fdopen(descriptor, "wb") as file:
-        for chunk in client.logs(container_id, stream=True, follow=False):
-            file.write(chunk)
-    fresh.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for chunk in client.logs(container_id, stream=True, follow=False):
+                file.write(chunk)
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 async def follow(

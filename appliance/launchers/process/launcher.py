@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,21 +114,13 @@ class ProcessLauncher:
         if spec.cache_dir is not None:
             make_cache_dir(spec.cache_dir)
         spec.log_path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + _HANDSHAKE_S
-        while True:
-            lock = folder.try_lock()
-            if lock is not None:
-                try:
-                    return self._start_locked(folder, spec, lock)
-                finally:
-                    os.close(lock)
-            # The lock is a living shim's, or another call's that starts or settles this replica.
-            state = folder.state()
-            if state is not None and state.phase is not Phase.STARTING:
-                return state.handle
-            if time.monotonic() > deadline:
-                raise LauncherUnavailable(f"Another start of replica {spec.replica_id} does not come to an end.")
-            time.sleep(_LOCK_POLL_S)
+        lock = _lock(folder, unless=lambda state: state.phase is not Phase.STARTING)
+        if isinstance(lock, ShimState):
+            return lock.handle
+        try:
+            return self._start_locked(folder, spec, lock)
+        finally:
+            os.close(lock)
 
     def _start_locked(self, folder: ReplicaFolder, spec: ReplicaSpec, lock: int) -> str:
         previous = folder.spec()
@@ -200,13 +192,10 @@ class ProcessLauncher:
             raise ReplicaRunning(f"Replica {folder.replica_id} runs.")
         if not folder.path.is_dir():
             return
-        lock = folder.try_lock()
-        if lock is None:
-            raise ReplicaRunning(f"Replica {folder.replica_id} is being started.")
+        lock = _lock(folder, unless=lambda state: state.phase is Phase.RUNNING)
+        if isinstance(lock, ShimState):
+            raise ReplicaRunning(f"Replica {folder.replica_id} runs.")
         try:
-            spec = folder.spec()
-            if spec is not None:
-                settle(folder, spec)
             folder.remove()
         finally:
             os.close(lock)
@@ -237,6 +226,25 @@ class ProcessLauncher:
 
 def _running(state: ShimState | None) -> bool:
     return state is not None and state.phase is not Phase.EXITED and is_alive(state)
+
+
+def _lock(folder: ReplicaFolder, *, unless: Callable[[ShimState], bool]) -> int | ShimState:
+    """The lock, or a state for which it is not worth waiting.
+
+    Who else has it: a living shim, for one moment longer than it says `exited`; another call that starts, settles
+    or removes the replica.
+    """
+    deadline = time.monotonic() + _HANDSHAKE_S
+    while True:
+        lock = folder.try_lock()
+        if lock is not None:
+            return lock
+        state = folder.state()
+        if state is not None and unless(state):
+            return state
+        if time.monotonic() > deadline:
+            raise LauncherUnavailable(f"Another call for replica {folder.replica_id} does not come to an end.")
+        time.sleep(_LOCK_POLL_S)
 
 
 async def _ended(process: int, timeout_s: float) -> bool:
