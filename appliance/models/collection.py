@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from appliance.kernel.crashpoints import reached
-from appliance.kernel.db import Database
+from appliance.kernel.leases import Guarded
 from appliance.models.claims import UnlessClaimed
 from appliance.models.errors import UploadExpired
 from appliance.models.repository import ModelRepository
@@ -83,21 +83,21 @@ def _unlink(store: Store, sha256: str) -> None:
     reached("model.blob.unlinked")
 
 
-async def orphan_blobs(database: Database, store: Store) -> list[str]:
+async def orphan_blobs(guarded: Guarded, store: Store) -> list[str]:
     """Blobs on disk without a row: what a crash left. Call while collecting, so that claims made since count."""
-    async with database.read() as session:
+    async with guarded.read() as session:
         known = set(await session.scalars(select(BlobRow.sha256)))
     return await asyncio.to_thread(lambda: [sha256 for sha256 in store.stored_blobs() if sha256 not in known])
 
 
-async def sweep_folders(database: Database, store: Store) -> int:
+async def sweep_folders(guarded: Guarded, store: Store) -> int:
     """Remove trees, uploads and half-made copies that no row stands behind.
 
     The folders are listed before the rows are read: a row is committed before its folder is made.
     """
     folders = ("versions", "uploads", "incoming")
     found = await asyncio.to_thread(lambda: [(folder, name) for folder in folders for name in store.names_in(folder)])
-    async with database.read() as session:
+    async with guarded.read() as session:
         states = {VersionState.importing, VersionState.normal}
         versions = set(await session.scalars(select(ModelVersionRow.id).where(ModelVersionRow.state.in_(states))))
         wanted = {

@@ -93,7 +93,7 @@ def adopt_default(model: ModelRow, version: ModelVersionRow) -> None:
 
 async def delete_model(work: Work, repository: ModelRepository, model: ModelRow) -> None:
     """Remove the model with all versions and uploads; `ModelInUse` names what still uses one of them."""
-    versions = {row.id: row.name for row in await queries.list_versions(work.session, model.id)}
+    versions = await queries.version_names(work.session, model.id)
     users = await repository.users_of(work.session, versions)
     refuse_in_use(model, {versions[version_id]: names for version_id, names in users.items()})
     await remove(work.session, ModelRow, model.id, f"model {model.name!r}")

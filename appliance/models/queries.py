@@ -76,10 +76,16 @@ async def lock_model(session: AsyncSession, model_id: str) -> ModelRow:
     return (await session.scalars(select(ModelRow).where(ModelRow.id == model_id).with_for_update())).one()
 
 
-async def list_versions(session: AsyncSession, model_id: str) -> list[ModelVersionRow]:
-    """Newest first. A model in the caller's scope is the caller's to look up."""
-    query = select(ModelVersionRow).where(ModelVersionRow.model_id == model_id).order_by(ModelVersionRow.id.desc())
-    return list(await session.scalars(query))
+async def list_versions(session: AsyncSession, model_id: str, page: PageRequest) -> list[ModelVersionRow]:
+    """Newest first, one more than the page. A model in the caller's scope is the caller's to look into."""
+    query = select(ModelVersionRow).where(ModelVersionRow.model_id == model_id)
+    return list(await session.scalars(page.apply(query, ModelVersionRow.id)))
+
+
+async def version_names(session: AsyncSession, model_id: str) -> dict[str, str]:
+    """The names of all the model's versions by id."""
+    query = select(ModelVersionRow.id, ModelVersionRow.name).where(ModelVersionRow.model_id == model_id)
+    return dict((await session.execute(query)).tuples().all())
 
 
 async def find_version(session: AsyncSession, model: ModelRow, reference: str) -> ModelVersionRow:
@@ -125,6 +131,14 @@ async def find_upload(session: AsyncSession, model: ModelRow, upload_id: str) ->
 async def list_uploads(session: AsyncSession, model_id: str) -> list[ModelUploadRow]:
     query = select(ModelUploadRow).where(ModelUploadRow.model_id == model_id).order_by(ModelUploadRow.id.desc())
     return list(await session.scalars(query))
+
+
+async def find_upload_file(session: AsyncSession, upload: ModelUploadRow, path: str) -> ModelUploadFileRow:
+    query = select(ModelUploadFileRow).where(ModelUploadFileRow.upload_id == upload.id, ModelUploadFileRow.path == path)
+    row = (await session.scalars(query)).first()
+    if row is None:
+        raise UploadNotFound(f"upload {upload.id!r} did not announce a file {path!r}")
+    return row
 
 
 async def upload_files(session: AsyncSession, upload_id: str) -> Sequence[ModelUploadFileRow]:

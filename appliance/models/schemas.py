@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -161,7 +160,7 @@ class Upload(msgspec.Struct, frozen=True):
 
 
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
-    """A version as a service needs it: `directory` is the plain folder that an engine mounts read-only.
+    """A version as a service needs it; `serving.folder_of` gives the folder that an engine mounts read-only.
 
     `tenant_id` is None for a model that the platform shares. `formats` are the weights' file formats,
     `quantised` tells whether the weights are compressed (then `metadata.quantisation` names the method).
@@ -172,7 +171,6 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     model_name: str
     tenant_id: str | None
-    directory: Path
     metadata: ModelMetadata
     task_type: str | None
     framework: str | None

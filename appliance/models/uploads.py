@@ -26,7 +26,7 @@ from appliance.models.paths import path_problem
 from appliance.models.repository import ModelRepository
 from appliance.models.schemas import NewUpload, Upload, UploadFile, UploadProgress
 from appliance.models.states import Source, UploadKind, UploadState
-from appliance.models.tables import ModelRow, ModelUploadFileRow, ModelUploadRow, ModelVersionRow
+from appliance.models.tables import ModelImportRow, ModelRow, ModelUploadFileRow, ModelUploadRow, ModelVersionRow
 from appliance.models.versions import begin_version, order_import
 from tenants.work import Work
 
@@ -94,20 +94,20 @@ def require_open(upload: ModelUploadRow) -> None:
 
 async def finish_upload(
     work: Work, repository: ModelRepository, model: ModelRow, upload: ModelUploadRow
-) -> ModelVersionRow:
+) -> tuple[ModelVersionRow, ModelImportRow]:
     """Order the check and storing of what was uploaded; `UploadIncomplete` names what is missing."""
     require_open(upload)
     files = await queries.upload_files(work.session, upload.id)
-    missing = [file.path for file, part in parts_of(repository, files) if not part.is_complete]
+    missing = [file.path for file in files if not part_of(repository, file).is_complete]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise UploadIncomplete(f"not complete: {', '.join(missing[:10])}{more}; send the rest, then finish again")
     upload.state = UploadState.finishing
     version = await work.session.get_one(ModelVersionRow, upload.version_id)
     source = Source.archive if upload.kind == UploadKind.archive else Source.upload
-    await order_import(work, version, source, upload.id)
+    running = await order_import(work, version, source, upload.id)
     work.record("model.upload.finished", "model_upload", upload.id, tenant_id=model.tenant_id)
-    return version
+    return version, running
 
 
 async def abort_upload(work: Work, model: ModelRow, upload: ModelUploadRow) -> None:
@@ -117,8 +117,14 @@ async def abort_upload(work: Work, model: ModelRow, upload: ModelUploadRow) -> N
     work.wake(RECONCILER)
 
 
-def parts_of(repository: ModelRepository, files: Sequence[ModelUploadFileRow]) -> list[tuple[ModelUploadFileRow, Part]]:
-    return [(file, Part(repository.store.upload(file.upload_id), file.number, file.size)) for file in files]
+def part_of(repository: ModelRepository, file: ModelUploadFileRow) -> Part:
+    return Part(repository.store.upload(file.upload_id), file.number, file.size)
+
+
+def require_room(file: ModelUploadFileRow, offset: int, length: int | None) -> None:
+    """Raise `UploadTooLarge` before reading a body that says itself that it does not fit."""
+    if length is not None and offset + length > file.size:
+        raise UploadTooLarge(f"{length} bytes at {offset} pass the file's announced {file.size} bytes")
 
 
 def upload_view(repository: ModelRepository, upload: ModelUploadRow, files: Sequence[ModelUploadFileRow]) -> Upload:
@@ -129,10 +135,11 @@ def upload_view(repository: ModelRepository, upload: ModelUploadRow, files: Sequ
         version_id=upload.version_id,
         content=UploadKind(upload.kind),
         state=UploadState(upload.state),
-        files=[
-            UploadProgress(file.path, file.size, file.sha256, part.received, part.is_complete)
-            for file, part in parts_of(repository, files)
-        ],
+        files=[_progress(file, part_of(repository, file)) for file in files],
         created_at=upload.created_at,
         expires_at=upload.expires_at,
     )
+
+
+def _progress(file: ModelUploadFileRow, part: Part) -> UploadProgress:
+    return UploadProgress(file.path, file.size, file.sha256, part.received, part.is_complete)

@@ -9,7 +9,7 @@ deleted is stopped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -17,8 +17,8 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
-from appliance.kernel.db import Database
 from appliance.kernel.errors import ApplianceError, DatabaseUnavailable, LeaseLost
+from appliance.kernel.leases import Guarded
 from appliance.kernel.logging import get_logger
 from appliance.models import collection
 from appliance.models.errors import ImportFailed
@@ -37,9 +37,6 @@ REPORT_S: Final = 1.0
 SWEEP_S: Final = 3600.0
 """Between two looks at every blob on disk; what the database knows to be unused goes at once."""
 
-Guard = Callable[[AsyncSession], Awaitable[None]]
-"""Raises where this process may no longer write (`Lease.guard`)."""
-
 
 class ModelStoreStatus(msgspec.Struct, frozen=True):
     importing: int
@@ -54,14 +51,14 @@ class _Job:
         self.progress, self.task = progress, task
 
 
-class ModelStoreReconciler:
+class ModelStoreKeeper:
     name = RECONCILER
     period_s = 30.0
 
     def __init__(
-        self, database: Database, repository: ModelRepository, clock: Clock, *, guard: Guard, report_s: float = REPORT_S
+        self, guarded: Guarded, repository: ModelRepository, clock: Clock, *, report_s: float = REPORT_S
     ) -> None:
-        self._database, self._repository, self._clock, self._guard = database, repository, clock, guard
+        self._guarded, self._repository, self._clock = guarded, repository, clock
         self._report_s = report_s
         self._threads = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="model-import")
         self._jobs: dict[str, _Job] = {}
@@ -69,6 +66,7 @@ class ModelStoreReconciler:
         self._swept_at: float | None = None
 
     async def reconcile(self) -> ModelStoreStatus:
+        await asyncio.to_thread(self._repository.store.prepare)
         await self._follow_orders()
         return await self._collect()
 
@@ -85,7 +83,7 @@ class ModelStoreReconciler:
 
     async def _follow_orders(self) -> None:
         """Start a job for each import without one; stop the jobs whose import was deleted."""
-        async with self._database.read() as session:
+        async with self._guarded.read() as session:
             orders = {order.version_id: order for order in await load_orders(session)}
         for version_id in self._jobs.keys() - orders.keys():
             self._jobs[version_id].progress.stop()
@@ -111,7 +109,7 @@ class ModelStoreReconciler:
         self, order: Order, progress: Progress, claim: Callable[[str], None]
     ) -> Imported | ApplianceError | None:
         """The file work in a thread, reporting on the way; None where it was stopped."""
-        async with self._database.read() as session:
+        async with self._guarded.read() as session:
             order = await with_files(session, order)
         loop = asyncio.get_running_loop()
         working = loop.run_in_executor(self._threads, ingest, self._repository, order, progress, claim)
@@ -133,37 +131,36 @@ class ModelStoreReconciler:
 
     async def _report(self, order: Order, progress: Progress) -> None:
         try:
-            async with self._database.write() as session:
+            async with self._guarded.write() as session:
                 if not await report(session, order.version_id, progress):
                     progress.stop()
         except DatabaseUnavailable:
             log.warning("model.import.unreported", version=order.version_id)
 
     async def _apply(self, order: Order, outcome: Imported | ApplianceError) -> None:
-        async with self._applying, self._database.write() as session:
-            work = await self._work(session)
+        async with self._applying, self._guarded.write() as session:
+            work = self._work(session)
             if isinstance(outcome, ApplianceError):
                 await settle_failed(work, order.version_id, order.tenant_id, outcome)
             else:
                 await settle_normal(work, order, outcome)
 
-    async def _work(self, session: AsyncSession) -> Work:
-        await self._guard(session)
+    def _work(self, session: AsyncSession) -> Work:
         return Work(session, system(RECONCILER), self._clock)
 
     async def _collect(self) -> ModelStoreStatus:
         """Rows first, then what the rows no longer speak of."""
         repository = self._repository
         with repository.store.claims.collecting() as unless_claimed:
-            async with self._applying, self._database.write() as session:
-                work = await self._work(session)
+            async with self._applying, self._guarded.write() as session:
+                work = self._work(session)
                 expired = await collection.expire_uploads(work)
                 versions = await collection.drop_superseded(work, repository)
                 hashes = await collection.drop_blob_rows(work)
             if self._is_time_to_sweep():
-                hashes = await collection.orphan_blobs(self._database, repository.store)
+                hashes = await collection.orphan_blobs(self._guarded, repository.store)
             blobs = await collection.unlink_blobs(repository, hashes, unless_claimed)
-        folders = await collection.sweep_folders(self._database, repository.store)
+        folders = await collection.sweep_folders(self._guarded, repository.store)
         return ModelStoreStatus(len(self._jobs), versions, blobs, folders, expired)
 
     def _is_time_to_sweep(self) -> bool:
