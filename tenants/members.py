@@ -10,7 +10,7 @@ from appliance.kernel.ids import TenantId
 from appliance.kernel.pagination import Page, PageRequest
 from tenants import grants, users
 from tenants.errors import LastAdministrator
-from tenants.permissions import Permission, Role
+from tenants.permissions import MemberRole, Permission, Role
 from tenants.queries import people as queries
 from tenants.schemas import AddedMember, Member, MemberChange, NewMember, NewUser
 from tenants.scope import TenantScope
@@ -25,15 +25,16 @@ async def add_member(work: Work, new: NewMember, passwords: Passwords) -> AddedM
     use: whom other tenants employ is theirs to know, and nobody is made a member without being asked.
     """
     tenant_id = work.scope.one()
-    grants.require_role(work.actor, new.role)
+    role = Role(new.role)
+    grants.require_role(work.actor, role)
     user = None
     if Permission.platform_write in work.actor.permissions:
         user = await queries.user_named(work.session, new.name)
     if user is None:
         account = NewUser(name=new.name, display_name=new.display_name)
         user, password = await users.add_user(work, account, passwords)
-        return AddedMember(await _insert(work, tenant_id, user, new.role), password)
-    return AddedMember(await _insert(work, tenant_id, user, new.role), None)
+        return AddedMember(await _insert(work, tenant_id, user, role), password)
+    return AddedMember(await _insert(work, tenant_id, user, role), None)
 
 
 async def _insert(work: Work, tenant_id: TenantId, user: UserRow, role: Role) -> Member:
@@ -59,8 +60,8 @@ async def change_member(work: Work, name_or_id: str, change: MemberChange) -> Me
     """Give the member another role; neither the old nor the new one may pass the actor's own."""
     member, user = await queries.find_member(work.session, work.scope.one(), name_or_id)
     grants.require_role(work.actor, Role(member.role))
-    grants.require_role(work.actor, change.role)
-    if change.role is not Role.tenant_admin:
+    grants.require_role(work.actor, Role(change.role))
+    if change.role is not MemberRole.tenant_admin:
         await _require_another_admin(work, member, user)
     member.role = change.role.value
     work.record("member.updated", "member", user.id, detail={"name": user.name, "role": change.role.value})

@@ -30,6 +30,14 @@ class Role(StrEnum):
     viewer = "viewer"
 
 
+class MemberRole(StrEnum):
+    """The roles that a tenant can give: all but the platform's own."""
+
+    tenant_admin = Role.tenant_admin.value
+    developer = Role.developer.value
+    viewer = Role.viewer.value
+
+
 _VIEWER: Final = frozenset(
     {Permission.service_read, Permission.model_read, Permission.usage_read, Permission.compute_read}
 )

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from tenants.permissions import Permission, Role
+from tenants.permissions import MemberRole, Permission, Role
 from tenants.quotas import Resource
 
 # `$` also matches before a final line feed in Python, hence the look-ahead.
@@ -22,7 +22,6 @@ UserName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.@-]{0,61}[a-z0-9])?$(
 KeyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)")]
 DisplayName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Password = Annotated[str, Meta(max_length=256)]
-MemberRole = Literal[Role.tenant_admin, Role.developer, Role.viewer]
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -119,17 +118,20 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class AddedMember(msgspec.Struct, frozen=True):
-    """`one_time_password` is shown this once and must be changed at the first login; null for a user who existed."""
+    """`one_time_password` is shown this once and must be changed at the first login.
+
+    It is null for a user who existed, and when an answer is repeated.
+    """
 
     member: Member
     one_time_password: str | None
 
 
 class CreatedUser(msgspec.Struct, frozen=True):
-    """`one_time_password` is shown this once and must be changed at the first login."""
+    """`one_time_password` is shown this once (null when an answer is repeated); the first login has to change it."""
 
     user: User
-    one_time_password: str
+    one_time_password: str | None
 
 
 class OneTimePassword(msgspec.Struct, frozen=True):
@@ -171,10 +173,10 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class CreatedKey(msgspec.Struct, frozen=True):
-    """`secret` is shown this once; the appliance keeps its SHA-256."""
+    """`secret` is shown this once (null when an answer is repeated); the appliance keeps its SHA-256."""
 
     key: Key
-    secret: str
+    secret: str | None
 
 
 class Credentials(Input, frozen=True):

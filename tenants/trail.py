@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from appliance.kernel.db import Database
+from appliance.kernel.errors import BadInput
 from appliance.kernel.pagination import Page, PageRequest
 from tenants.queries import audit as queries
 from tenants.queries.audit import AuditFilter
@@ -35,6 +36,21 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int | None
     previous_hash: str | None
     hash: str | None
+
+
+def filter_of(
+    *,
+    actor: str | None = None,
+    action: str | None = None,
+    target: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> AuditFilter:
+    """The filter that a caller asked for; `BadInput` for an instant without a time zone."""
+    for name, instant in (("since", since), ("until", until)):
+        if instant is not None and instant.tzinfo is None:
+            raise BadInput(f"{name} needs a time zone, for example 2026-11-21T00:00:00Z")
+    return AuditFilter(actor=actor, action=action, target=target, since=since, until=until)
 
 
 async def list_events(work: Work, wanted: AuditFilter, page: PageRequest) -> Page[AuditEvent]:

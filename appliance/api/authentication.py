@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from litestar import Request
 from sqlalchemy.ext.asyncio import AsyncSession
-from tenants.authentication import authenticate_key, authenticate_login
 
 from appliance.api.context import Context, Port
 from appliance.kernel import crypto
 from appliance.kernel.errors import Forbidden, Unauthenticated
 from tenants.actors import Actor, ActorKind
+from tenants.authentication import authenticate_key, authenticate_login
 
 COOKIE = "__Host-appliance"
 TENANT_HEADER = "Appliance-Tenant"
@@ -28,6 +28,7 @@ async def authenticate(session: AsyncSession, context: Context, request: Request
         return Actor(ActorKind.system, "anonymous", "anonymous", None, frozenset(), request_id)
     chosen = request.headers.get(TENANT_HEADER)
     platform = context.port is Port.admin
+    sightings = context.parts.tenancy.sightings
     authorization = request.headers.get("Authorization")
     if authorization is not None:
         actor = await authenticate_key(
@@ -37,6 +38,7 @@ async def authenticate(session: AsyncSession, context: Context, request: Request
             request_id=request_id,
             chosen_tenant=chosen,
             platform=platform,
+            sightings=sightings,
         )
     elif token := request.cookies.get(COOKIE):
         actor, csrf_token = await authenticate_login(
@@ -47,8 +49,9 @@ async def authenticate(session: AsyncSession, context: Context, request: Request
             chosen_tenant=chosen,
             platform=platform,
             allow_password_change="password_change" in opt,
+            sightings=sightings,
         )
-        _check_origin(request, csrf_token)
+        _require_own_page(request, csrf_token)
     else:
         raise Unauthenticated("send an API key as `Authorization: Bearer ...` or sign in")
     if "any_actor" not in opt:
@@ -63,12 +66,17 @@ def _bearer(header: str) -> str:
     return secret.strip()
 
 
-def _check_origin(request: Request[Any, Any, Any], csrf_token: str) -> None:
+def _require_own_page(request: Request[Any, Any, Any], csrf_token: str) -> None:
     """A cookie alone may not write: the CSRF token must come along, and the Origin, where sent, be ours."""
     if request.method in _SAFE:
         return
     if not crypto.same(request.headers.get(CSRF_HEADER, ""), csrf_token):
         raise Forbidden(f"the header {CSRF_HEADER} is missing or wrong; read it from GET /api/v1/me")
+    require_own_origin(request)
+
+
+def require_own_origin(request: Request[Any, Any, Any]) -> None:
+    """Raise `Forbidden` where a browser says that the request comes from a page of another origin."""
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
         raise Forbidden("the request comes from another origin")

@@ -23,10 +23,22 @@ T = TypeVar("T")
 LONGEST_KEY = 255
 
 
+def _whole(answer: object) -> object:
+    return answer
+
+
 async def once(
-    request: Request[Any, Any, Any], work: Work, create: Callable[[], Awaitable[T]], *, status: int = 201
+    request: Request[Any, Any, Any],
+    work: Work,
+    create: Callable[[], Awaitable[T]],
+    *,
+    status: int = 201,
+    keep: Callable[[T], object] = _whole,
 ) -> Response[T]:
-    """Answer with what `create` returns, or with what it returned the first time."""
+    """Answer with what `create` returns, or with what `keep` made of it the first time.
+
+    What is kept lies in the database: `keep` leaves out a secret that is shown once.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return Response(await create(), status_code=status)
@@ -38,7 +50,7 @@ async def once(
         return await _replay(work, scope, key, digest)
     answer = await create()
     row = await work.session.get_one(IdempotencyRow, (scope, key))
-    row.status, row.body = status, msgspec.json.encode(answer).decode()
+    row.status, row.body = status, msgspec.json.encode(keep(answer)).decode()
     return Response(answer, status_code=status)
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from litestar.types import ControllerRouterHandler
 
+from appliance.api import audit, keys, logins, members, quotas, tenants, usage, users
+
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports: what belongs to one tenant."""
-    return []
+    modules = (logins, members, keys, quotas, usage, audit)
+    return [route for module in modules for route in module.tenant_routes()]
 
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    return []
+    modules = (tenants, users, keys, quotas, audit)
+    return [route for module in modules for route in module.admin_routes()]
 
 
 def public_routes() -> list[ControllerRouterHandler]:

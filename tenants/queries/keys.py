@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.kernel.ids import is_id
 from appliance.kernel.pagination import PageRequest
-from tenants.queries.locking import locked
+from tenants.queries.locking import lock_one
 from tenants.scope import TenantScope
 from tenants.tables import ApiKeyRow, TenantRow
 
@@ -27,7 +27,7 @@ async def find_key(session: AsyncSession, scope: TenantScope, name_or_id: str) -
 async def lock_key(session: AsyncSession, scope: TenantScope, name_or_id: str) -> ApiKeyRow:
     """The same, locked until the transaction ends."""
     return _found(
-        await session.scalar(locked(_key(scope, name_or_id))),
+        await lock_one(session, _key(scope, name_or_id)),
         name_or_id,
     )
 
@@ -35,7 +35,7 @@ async def lock_key(session: AsyncSession, scope: TenantScope, name_or_id: str) -
 async def lock_platform_key(session: AsyncSession, name_or_id: str) -> ApiKeyRow:
     column = ApiKeyRow.id if is_id(name_or_id, "key") else ApiKeyRow.name
     query = select(ApiKeyRow).where(ApiKeyRow.tenant_id.is_(None), column == name_or_id)
-    return _found(await session.scalar(locked(query)), name_or_id)
+    return _found(await lock_one(session, query), name_or_id)
 
 
 def _key(scope: TenantScope, name_or_id: str) -> Select[ApiKeyRow]:

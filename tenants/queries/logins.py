@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tenants.queries.locking import locked
+from tenants.queries.locking import lock_one
 from tenants.tables import LoginRow, UserRow
 
 
@@ -19,7 +19,7 @@ async def login_with_hash(session: AsyncSession, token_sha256: str) -> tuple[Log
 
 
 async def lock_user_named(session: AsyncSession, name: str) -> UserRow | None:
-    return await session.scalar(locked(select(UserRow).where(UserRow.name == name)))
+    return await lock_one(session, select(UserRow).where(UserRow.name == name))
 
 
 async def delete_login(session: AsyncSession, token_sha256: str) -> None:

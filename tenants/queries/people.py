@@ -11,7 +11,7 @@ from appliance.kernel.errors import NotFound
 from appliance.kernel.ids import TenantId, is_id
 from appliance.kernel.pagination import PageRequest
 from tenants.permissions import Role
-from tenants.queries.locking import locked
+from tenants.queries.locking import lock_all, lock_one
 from tenants.scope import TenantScope
 from tenants.tables import MemberRow, TenantRow, UserRow
 
@@ -24,7 +24,7 @@ async def find_user(session: AsyncSession, name_or_id: str) -> UserRow:
 async def lock_user(session: AsyncSession, name_or_id: str) -> UserRow:
     """The same, locked until the transaction ends."""
     return _found(
-        await session.scalar(locked(select(UserRow).where(_is_named(name_or_id)))),
+        await lock_one(session, select(UserRow).where(_is_named(name_or_id))),
         name_or_id,
     )
 
@@ -40,13 +40,13 @@ async def list_users(session: AsyncSession, page: PageRequest) -> Sequence[UserR
 async def lock_platform_admins(session: AsyncSession) -> Sequence[str]:
     """Their ids, locked until the transaction ends, so that two of them cannot remove one another at once."""
     query = select(UserRow.id).where(UserRow.is_platform_admin).order_by(UserRow.id)
-    return (await session.scalars(locked(query))).all()
+    return await lock_all(session, query)
 
 
 async def lock_tenant_admins(session: AsyncSession, scope: TenantScope) -> Sequence[str]:
     """The user ids of a tenant's administrators, locked like those of the platform."""
     query = select(MemberRow.user_id).where(scope.holds(MemberRow.tenant_id), MemberRow.role == Role.tenant_admin)
-    return (await session.scalars(locked(query.order_by(MemberRow.user_id)))).all()
+    return await lock_all(session, query.order_by(MemberRow.user_id))
 
 
 async def list_members(

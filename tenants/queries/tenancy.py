@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.kernel.ids import is_id
 from appliance.kernel.pagination import PageRequest
-from tenants.queries.locking import locked
+from tenants.queries.locking import lock_one
 from tenants.quotas import Resource
 from tenants.scope import TenantScope
 from tenants.tables import ApiKeyRow, QuotaRow, TenantRow
@@ -24,7 +24,7 @@ async def find_tenant(session: AsyncSession, scope: TenantScope, name_or_id: str
 async def lock_tenant(session: AsyncSession, scope: TenantScope, name_or_id: str) -> TenantRow:
     """The same, locked until the transaction ends: nothing can be created in the tenant meanwhile."""
     return _found(
-        await session.scalar(locked(_tenant(scope, name_or_id))),
+        await lock_one(session, _tenant(scope, name_or_id)),
         name_or_id,
     )
 

@@ -1,0 +1,115 @@
+"""Routes of API keys: a tenant's on both ports, the platform's on the admin port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, delete, get, post
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.context import context_of
+from appliance.api.idempotency import once
+from appliance.api.problems import problems
+from appliance.kernel.errors import Conflict, NameTaken, NotFound
+from appliance.kernel.pagination import Page, PageRequest
+from tenants import keys
+from tenants.errors import PermissionExceeded
+from tenants.permissions import Permission
+from tenants.quotas import QuotaExceeded
+from tenants.schemas import CreatedKey, Key, NewKey
+from tenants.work import Work
+
+TAGS = ["API keys"]
+
+
+@get("/keys", permission=Permission.key_read, tags=TAGS, responses=problems())
+async def list_keys(work: Work, page: PageRequest) -> Page[Key]:
+    """API keys, the newest first; never their secrets."""
+    return await keys.list_keys(work, page)
+
+
+@post(
+    "/keys",
+    permission=Permission.key_write,
+    tags=TAGS,
+    responses=problems(NameTaken, PermissionExceeded, QuotaExceeded),
+)
+async def create_key(request: Request[Any, Any, Any], work: Work, data: NewKey) -> Response[CreatedKey]:
+    """Create a key with at most one's own permissions; the answer has its secret, this once."""
+    check = context_of(request).parts.tenancy.check_services
+    return await once(request, work, lambda: keys.create_key(work, data, check), keep=_without_secret)
+
+
+def _without_secret(created: CreatedKey) -> CreatedKey:
+    return msgspec.structs.replace(created, secret=None)
+
+
+@get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
+async def get_key(work: Work, key: str) -> Key:
+    """One key, by name or id."""
+    return await keys.get_key(work, key)
+
+
+@post(
+    "/keys/{key:str}/revoke", permission=Permission.key_write, status_code=200, tags=TAGS, responses=problems(NotFound)
+)
+async def revoke_key(work: Work, key: str) -> Key:
+    """Make a key useless at once; it stays in the list."""
+    return await keys.revoke_key(work, key)
+
+
+@delete("/keys/{key:str}", permission=Permission.key_write, tags=TAGS, responses=problems(NotFound, Conflict))
+async def delete_key(work: Work, key: str) -> None:
+    """Delete a revoked key, which frees its name."""
+    await keys.delete_key(work, key)
+
+
+@get("/platform/keys", permission=Permission.platform_read, tags=TAGS, responses=problems())
+async def list_platform_keys(work: Work, page: PageRequest) -> Page[Key]:
+    """The keys of the admin port, the newest first."""
+    return await keys.list_platform_keys(work, page)
+
+
+@post(
+    "/platform/keys",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NameTaken, PermissionExceeded),
+)
+async def create_platform_key(request: Request[Any, Any, Any], work: Work, data: NewKey) -> Response[CreatedKey]:
+    """Create a key for the admin port; the answer has its secret, this once."""
+    return await once(request, work, lambda: keys.create_platform_key(work, data), keep=_without_secret)
+
+
+@post(
+    "/platform/keys/{key:str}/revoke",
+    permission=Permission.platform_write,
+    status_code=200,
+    tags=TAGS,
+    responses=problems(NotFound),
+)
+async def revoke_platform_key(work: Work, key: str) -> Key:
+    """Make a key of the admin port useless at once."""
+    return await keys.revoke_platform_key(work, key)
+
+
+@delete(
+    "/platform/keys/{key:str}",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, Conflict),
+)
+async def delete_platform_key(work: Work, key: str) -> None:
+    """Delete a revoked key of the admin port."""
+    await keys.delete_platform_key(work, key)
+
+
+def tenant_routes() -> list[ControllerRouterHandler]:
+    """On both ports."""
+    return [list_keys, create_key, get_key, revoke_key, delete_key]
+
+
+def admin_routes() -> list[ControllerRouterHandler]:
+    """On the admin port alone."""
+    return [list_platform_keys, create_platform_key, revoke_platform_key, delete_platform_key]

@@ -1,0 +1,57 @@
+"""Routes of metered usage."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from litestar import Request, get
+from litestar.di import Provide
+from litestar.params import Parameter
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.context import context_of
+from appliance.api.problems import problems
+from appliance.kernel.pagination import Page, PageRequest
+from tenants import usage
+from tenants.permissions import Permission
+from tenants.usage_schemas import Grouping, UsageEntry, UsageFilter, UsageReport
+from tenants.work import Work
+
+TAGS = ["Usage"]
+
+
+async def provide_filter(
+    request: Request[Any, Any, Any],
+    since: Annotated[datetime | None, Parameter(query="since", description="from then on; 30 days by default")] = None,
+    until: Annotated[datetime | None, Parameter(query="until", description="before then; now by default")] = None,
+    key: Annotated[str | None, Parameter(query="key", description="id of an API key")] = None,
+    service: Annotated[str | None, Parameter(query="service", description="id of a service")] = None,
+    model: Annotated[str | None, Parameter(query="model", description="name in the request")] = None,
+) -> UsageFilter:
+    now = context_of(request).clock.now()
+    return usage.filter_of(now, since, until, key_id=key, service_id=service, model=model)
+
+
+FILTER = {"wanted": Provide(provide_filter)}
+GroupBy = Annotated[list[Grouping] | None, Parameter(query="group_by", description="repeat it to group by several")]
+TimeZone = Annotated[str, Parameter(query="time_zone", description="IANA name; whose hours and days are meant")]
+
+
+@get("/usage", permission=Permission.usage_read, tags=TAGS, responses=problems(), dependencies=FILTER)
+async def get_usage(
+    work: Work, wanted: UsageFilter, group_by: GroupBy = None, time_zone: TimeZone = "UTC"
+) -> UsageReport:
+    """Requests and tokens in total, by key, service, model, tenant, hour or day."""
+    return await usage.report(work, wanted, group_by or [], time_zone)
+
+
+@get("/usage/records", permission=Permission.usage_read, tags=TAGS, responses=problems(), dependencies=FILTER)
+async def list_usage_records(work: Work, page: PageRequest, wanted: UsageFilter) -> Page[UsageEntry]:
+    """Single requests as they were metered, the latest first."""
+    return await usage.list_records(work, wanted, page)
+
+
+def tenant_routes() -> list[ControllerRouterHandler]:
+    """On both ports."""
+    return [get_usage, list_usage_records]

@@ -1,0 +1,92 @@
+"""Routes of users, for the platform's administrators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response, delete, get, patch, post
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.context import context_of
+from appliance.api.idempotency import once
+from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.problems import problems
+from appliance.kernel.errors import NameTaken, NotFound, StaleVersion
+from appliance.kernel.pagination import Page, PageRequest
+from tenants import users
+from tenants.errors import LastAdministrator, PermissionExceeded
+from tenants.permissions import Permission
+from tenants.schemas import CreatedUser, NewUser, OneTimePassword, User, UserChange
+from tenants.work import Work
+
+TAGS = ["Users"]
+
+
+@get("/users", permission=Permission.platform_read, tags=TAGS, responses=problems())
+async def list_users(work: Work, page: PageRequest) -> Page[User]:
+    """The users of the platform, the newest first."""
+    return await users.list_users(work, page)
+
+
+@post("/users", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken, PermissionExceeded))
+async def create_user(request: Request[Any, Any, Any], work: Work, data: NewUser) -> Response[CreatedUser]:
+    """Create a user; the answer has the one-time password, this once."""
+    passwords = context_of(request).passwords
+    return await once(request, work, lambda: users.create_user(work, data, passwords), keep=_without_password)
+
+
+def _without_password(created: CreatedUser) -> CreatedUser:
+    return msgspec.structs.replace(created, one_time_password=None)
+
+
+@get("/users/{user:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def get_user(work: Work, user: str) -> Response[User]:
+    """One user, by name or id."""
+    shown = await users.get_user(work, user)
+    return Response(shown, headers=etag(shown.version))
+
+
+@patch(
+    "/users/{user:str}",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
+)
+async def update_user(work: Work, user: str, data: UserChange, if_match: IfMatch = None) -> Response[User]:
+    """Rename a user, or make him an administrator of the platform, or no longer one."""
+    row = await users.lock_user(work, user)
+    expect(if_match, row.version)
+    changed = await users.update_user(work, row, data)
+    return Response(changed, headers=etag(changed.version))
+
+
+@delete(
+    "/users/{user:str}",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
+)
+async def delete_user(work: Work, user: str, if_match: IfMatch = None) -> None:
+    """Delete a user with memberships and logins."""
+    row = await users.lock_user(work, user)
+    expect(if_match, row.version)
+    await users.delete_user(work, row)
+
+
+@post(
+    "/users/{user:str}/password",
+    permission=Permission.platform_write,
+    status_code=200,
+    tags=TAGS,
+    responses=problems(NotFound, PermissionExceeded),
+)
+async def reset_user_password(request: Request[Any, Any, Any], work: Work, user: str) -> OneTimePassword:
+    """Give a user a new one-time password and end all logins."""
+    row = await users.lock_user(work, user)
+    return OneTimePassword(await users.reset_password(work, row, context_of(request).passwords))
+
+
+def admin_routes() -> list[ControllerRouterHandler]:
+    """On the admin port alone."""
+    return [list_users, create_user, get_user, update_user, delete_user, reset_user_password]
