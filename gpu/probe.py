@@ -49,7 +49,7 @@ def has_nvidia_hardware(root: Path = Path("/")) -> bool:
     return NVIDIA_PCI_VENDOR in pci_vendors(root) or any((root / node).exists() for node in _NVIDIA_NODES)
 
 
-class NvidiaProbe:
+class NvmlProbe:
     """`command` prints one `ProbeAnswer` as JSON."""
 
     def __init__(
