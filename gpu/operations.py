@@ -5,7 +5,7 @@ An error leaves the transaction to be rolled back.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import UNSET, structs
 from sqlalchemy import func, select
@@ -19,8 +19,8 @@ from gpu.schemas import FlavorCreate, FlavorUpdate, PoolCreate, PoolUpdate
 from gpu.states import DeviceState
 from gpu.tables import DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 
-Blockers = Callable[[AsyncSession, FlavorRow], Awaitable[list[str]]]
-"""What keeps a flavor from being deleted, each as a person reads it (`service chat`)."""
+Blockers = Callable[[AsyncSession, str], Awaitable[Sequence[str]]]
+"""What keeps the flavor with this id from being deleted, each as a person calls it (`service 'chat'`)."""
 
 
 async def create_pool(session: AsyncSession, clock: Clock, new: PoolCreate) -> PoolRow:
@@ -85,7 +85,7 @@ async def update_flavor(session: AsyncSession, row: FlavorRow, change: FlavorUpd
 
 async def delete_flavor(session: AsyncSession, row: FlavorRow, blockers: Blockers) -> None:
     """Raises `InUse` with what uses it."""
-    users = await blockers(session, row)
+    users = await blockers(session, row.id)
     if users:
         raise InUse(f"flavor {row.name} is used by {', '.join(users)}; delete them or choose another flavor there")
     await session.delete(row)

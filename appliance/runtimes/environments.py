@@ -1,4 +1,4 @@
-"""Virtual environments of the process launcher: where they are and whether they are whole.
+"""Virtual environments of the process launcher: where they are and whether they are whole. Nothing is built here.
 
 `<environments>/<runtime>/<digest>/` holds one, where the digest is of what was asked of pip and of the interpreter.
 So a new version of a runtime gets a new folder, and engines that run from the old one keep it. The stamp is written

@@ -56,6 +56,11 @@ def render(
     Raises `RuntimeNotStartable` where the runtime has no form for the launcher, and `ArgumentRefused`.
     """
     form = _form(spec, launcher)
+    if launcher != "docker" and not environment_files.is_ready(spec, environments):
+        raise RuntimeNotStartable(
+            f"the environment of the {spec.name} runtime is not built on this machine; build it with "
+            f"`appliance runtime install {spec.name}`"
+        )
     values = _values(spec, launcher, layout, served_name, environments)
     argv = [filled(word, values) for word in form.command] if command is None else list(command)
     own = {name: filled(value, values) for name, value in form.env.items()}
