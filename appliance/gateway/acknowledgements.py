@@ -16,8 +16,8 @@ from typing import Final
 
 from appliance.gateway.plane.wire import WorkerStatus, read_status, start_ticks
 
-SILENCE_NS: Final = 15_000_000_000
-"""A worker whose heart has not beaten for so long hangs or is stopped."""
+SILENCE_NS: Final = 30_000_000_000
+"""Longer than the supervisor lets a worker hang before it kills it (see `plane.pool`)."""
 
 
 class Acknowledgements:

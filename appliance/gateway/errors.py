@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appliance.kernel.errors import BadInput, Conflict, LimitReached, Unavailable
+from appliance.kernel.errors import BadInput, Conflict, LimitReached
 
 
 class GatewayFull(LimitReached):
@@ -41,10 +41,3 @@ class PortTaken(Conflict):
 
     code = "port-taken"
     title = "The port is in use"
-
-
-class SupervisorDown(Unavailable):
-    """The gateway's supervisor does not start. Services that run are reached only while workers live."""
-
-    code = "gateway-supervisor-down"
-    title = "The gateway's supervisor does not run"

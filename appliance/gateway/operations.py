@@ -104,6 +104,7 @@ async def delete_gateway(work: Work, row: GatewayRow, names: ServiceNames) -> No
 
 async def _move(work: Work, row: GatewayRow, ports: range, rules: PortRules) -> None:
     rules.check(ports)
+    await queries.lock_all_gateways(work.session)
     await _check_overlap(work.session, row.node, ports, but=row.id)
     taken = (await queries.ports_of(work.session, [row.id])).get(row.id, set())
     if outside := sorted(port for port in taken if port not in ports):

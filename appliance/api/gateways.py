@@ -1,0 +1,100 @@
+"""Routes of gateways. Tenants see them, with their free ports and their own listeners; changes are the platform's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Request, Response, delete, get, patch, post
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.context import context_of
+from appliance.api.idempotency import once
+from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.problems import problems
+from appliance.gateway import operations, queries, views
+from appliance.gateway.errors import PortRangeRefused, PortsTaken
+from appliance.gateway.schemas import GatewayChange, GatewayView, NewGateway
+from appliance.gateway.tables import GatewayRow
+from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
+from appliance.kernel.pagination import Page, PageRequest
+from appliance.services.queries import service_names
+from tenants.permissions import Permission
+from tenants.work import Work
+
+AnyRequest = Request[Any, Any, Any]
+TAGS = ["Gateways"]
+
+
+@get("/gateways", permission=Permission.compute_read, tags=TAGS, responses=problems())
+async def list_gateways(request: AnyRequest, work: Work, page: PageRequest) -> Page[GatewayView]:
+    """The gateways, with their free ports, and the caller's listeners with their states."""
+    rows = await queries.list_gateways(work.session, page)
+    shown = await views.gateways(work.session, work.scope, rows, context_of(request).settings.home_path)
+    return page.page(shown, [row.id for row in rows])
+
+
+@get("/gateways/{gateway:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
+async def get_gateway(request: AnyRequest, work: Work, gateway: str) -> Response[GatewayView]:
+    """One gateway, by name or id."""
+    return await _answer(request, work, await queries.find_gateway(work.session, gateway))
+
+
+@post(
+    "/gateways",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NameTaken, PortsTaken, PortRangeRefused),
+)
+async def create_gateway(request: AnyRequest, work: Work, data: NewGateway) -> Response[GatewayView]:
+    """Open a gateway: at most 16 ports of the machine, outside 32768 to 60999."""
+    context = context_of(request)
+
+    async def create() -> GatewayView:
+        row = await operations.create_gateway(work, data, context.parts.port_rules)
+        return await views.gateway(work.session, work.scope, row, context.settings.home_path)
+
+    return await once(request, work, create)
+
+
+@patch(
+    "/gateways/{gateway:str}",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, NameTaken, PortsTaken, PortRangeRefused, InUse, StaleVersion),
+)
+async def change_gateway(
+    request: AnyRequest, work: Work, gateway: str, data: GatewayChange, if_match: IfMatch = None
+) -> Response[GatewayView]:
+    """Rename, move, widen, close or reopen a gateway; ports with listeners must stay in its range."""
+    row = await queries.lock_gateway(work.session, gateway)
+    expect(if_match, row.version)
+    await operations.change_gateway(work, row, data, context_of(request).parts.port_rules)
+    return await _answer(request, work, row)
+
+
+@delete(
+    "/gateways/{gateway:str}",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, InUse, StaleVersion),
+)
+async def delete_gateway(work: Work, gateway: str, if_match: IfMatch = None) -> None:
+    """Remove a gateway that has no listeners."""
+    row = await queries.lock_gateway(work.session, gateway)
+    expect(if_match, row.version)
+    await operations.delete_gateway(work, row, service_names)
+
+
+async def _answer(request: AnyRequest, work: Work, row: GatewayRow) -> Response[GatewayView]:
+    view = await views.gateway(work.session, work.scope, row, context_of(request).settings.home_path)
+    return Response(view, headers=etag(row.version))
+
+
+def tenant_routes() -> list[ControllerRouterHandler]:
+    """On both ports."""
+    return [list_gateways, get_gateway]
+
+
+def admin_routes() -> list[ControllerRouterHandler]:
+    """On the admin port alone."""
+    return [create_gateway, change_gateway, delete_gateway]
