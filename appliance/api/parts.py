@@ -1,13 +1,33 @@
-"""The long-lived parts that routes use besides the database, by their protocols; filled in by the composition root."""
+"""The long-lived parts that routes use besides the database; filled in by the composition root."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from appliance.gateway.ports import PortRules
+    from appliance.kernel.activation import Activations
+    from appliance.models.repository import ModelRepository
+    from appliance.runtimes.catalog import Catalog
+    from appliance.services.creation import Publishing
+    from gpu.operations import Blockers
+    from tenants.provisions import Provisions
+
+ReadLog = Callable[[str, int], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`activations`: the reconcilers' statuses."""
+    """`public_host` is the name that URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log."""
 
-    activations: Any = None
+    activations: Activations
+    catalog: Catalog
+    publishing: Publishing
+    models: ModelRepository
+    port_rules: PortRules
+    flavor_blockers: Blockers
+    public_host: str
+    read_log: ReadLog
+    tenancy: Provisions

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from litestar.types import ControllerRouterHandler
 
-from appliance.api import audit, keys, logins, members, quotas, tenants, usage, users
+from appliance.api import (
+    audit,
+    compute,
+    gateways,
+    keys,
+    logins,
+    members,
+    models,
+    quotas,
+    services,
+    tenants,
+    uploads,
+    usage,
+    users,
+)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports: what belongs to one tenant."""
-    modules = (logins, members, keys, quotas, usage, audit)
+    modules = (logins, members, keys, quotas, models, uploads, services, gateways, compute, usage, audit)
     return [route for module in modules for route in module.tenant_routes()]
 
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    modules = (tenants, users, keys, quotas, audit)
+    modules = (tenants, users, keys, quotas, models, gateways, compute, audit)
     return [route for module in modules for route in module.admin_routes()]
 
 

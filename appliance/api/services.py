@@ -6,11 +6,13 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
 from litestar.params import Parameter
+from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, etag, expect
 from appliance.api.problems import problems
+from appliance.api.work import open_work
 from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.services import creation, lifecycle, queries, views
@@ -127,7 +129,9 @@ async def delete_service(
     return await _answer(request, work, row, status=202)
 
 
-@get("/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS)
+@get(
+    "/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS
+)
 async def list_events(work: Work, service: str, page: PageRequest) -> Page[EventView]:
     """What happened to the service, newest first."""
     row = await queries.find(work.scope, work.session, service)
@@ -144,14 +148,14 @@ async def list_events(work: Work, service: str, page: PageRequest) -> Page[Event
 )
 async def read_logs(
     request: AnyRequest,
-    work: Work,
     service: str,
     replica: str | None = None,
     tail: Annotated[int, Parameter(ge=1, le=10_000)] = 200,
 ) -> str:
     """The last lines of a replica's log (by default the newest replica's), also after its end."""
-    row = await queries.find(work.scope, work.session, service)
-    chosen = await queries.replica(work.session, row.id, replica)
+    async with open_work(request) as work:  # closed before the launcher is asked
+        row = await queries.find(work.scope, work.session, service)
+        chosen = await queries.replica(work.session, row.id, replica)
     return await context_of(request).parts.read_log(chosen.id, tail)
 
 
@@ -161,14 +165,15 @@ async def _answer(request: AnyRequest, work: Work, row: Any, *, status: int = 20
     return Response(view, status_code=status, headers=etag(row.version))
 
 
-HANDLERS = [
-    list_services,
-    create_service,
-    show_service,
-    update_service,
-    start_service,
-    stop_service,
-    delete_service,
-    list_events,
-    read_logs,
-]
+def tenant_routes() -> list[ControllerRouterHandler]:
+    return [
+        list_services,
+        create_service,
+        show_service,
+        update_service,
+        start_service,
+        stop_service,
+        delete_service,
+        list_events,
+        read_logs,
+    ]

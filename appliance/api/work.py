@@ -7,7 +7,8 @@ the response is sent, so a failed COMMIT is an error the caller sees; there must
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Request
@@ -23,6 +24,13 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 async def provide_work(request: Request[Any, Any, Any]) -> AsyncGenerator[Work, None]:
+    async with open_work(request) as work:
+        yield work
+
+
+@asynccontextmanager
+async def open_work(request: Request[Any, Any, Any]) -> AsyncIterator[Work]:
+    """For the few routes that must not hold a session while they answer: a stream, a log, a file."""
     context = context_of(request)
     reads = request.method in SAFE_METHODS
     async with context.database.read() if reads else context.database.write() as session:

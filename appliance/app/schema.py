@@ -1,4 +1,5 @@
 """Every table of the project, imported so that the metadata is whole."""
+# ruff: noqa: F401 - imported for their tables
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import appliance.runtimes.tables
 import appliance.services.tables
 import gpu.tables
 import tenants.tables
-import tenants.usage_tables  # noqa: F401 - imported for their tables
+import tenants.usage_tables
 from appliance.kernel.tables import Base
 
 metadata = Base.metadata

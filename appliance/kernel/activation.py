@@ -8,7 +8,7 @@ tried again at the next tick or signal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -103,5 +103,5 @@ class Activations:
     def statuses(self) -> list[ActivationStatus]:
         return [activated.status() for activated in self._by_name.values()]
 
-    def runners(self) -> dict[str, Callable[[], Awaitable[None]]]:
+    def runners(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         return {name: activated.run for name, activated in self._by_name.items()}

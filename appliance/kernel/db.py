@@ -66,9 +66,9 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 class Database:
-    def __init__(self, url: str, *, on_commit: Callable[[Iterable[str]], None] = lambda _: None) -> None:
+    def __init__(self, url: str, *, activate: Callable[[Iterable[str]], None] = lambda _: None) -> None:
         self.engine = create_engine(url)
-        self.on_commit = on_commit
+        self.activate = activate
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
         self._readers = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
@@ -95,7 +95,7 @@ class Database:
                     reached("commit.after")
         finally:
             self._leave_queue()
-        self.on_commit(session.info.get("wake", ()))
+        self.activate(session.info.get("wake", ()))
 
     async def ping(self) -> None:
         """Raise `DatabaseUnavailable` unless the database answers."""

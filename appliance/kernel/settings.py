@@ -27,7 +27,9 @@ SOCKET_PATH_LIMIT = 107  # sockaddr_un.sun_path less its final zero
 LONGEST_BELOW_HOME = len("/run/e/rpl_00000000000000000000/engine.sock")
 RESERVED = ("APPLIANCE_TEST_", "APPLIANCE_CRASH_")
 """Variables with other readers: the tests and the crash points."""
-OTHERS = frozenset({"APPLIANCE_CONFIG", "APPLIANCE_URL", "APPLIANCE_KEY", "APPLIANCE_TENANT", "APPLIANCE_CACHE"})
+OTHERS = frozenset(
+    f"APPLIANCE_{name}" for name in ("CONFIG", "URL", "KEY", "CA", "TENANT", "CACHE")
+)
 """Variables with other readers: this module, the command line, the image builder."""
 
 
@@ -57,6 +59,10 @@ class DockerSettings(_Section, frozen=True):
     host: str
     deadline_s: Seconds
     user: Annotated[int, Meta(ge=1)]
+
+
+class ModelSettings(_Section, frozen=True):
+    import_roots: list[str]
 
 
 class LimitSettings(_Section, frozen=True):
@@ -93,6 +99,7 @@ class Settings(_Section, frozen=True):
     gateway: GatewaySettings
     engines: EngineSettings
     docker: DockerSettings
+    models: ModelSettings
     limits: LimitSettings
     logins: LoginSettings
     log: LogSettings

@@ -1,7 +1,8 @@
-"""What the publisher left open: runtime, flavor, pool. What was named is checked, with the reason where it cannot be."""
+"""What the publisher left open: runtime, flavor, pool. What was named is checked, with the reason where it fails."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import or_, select
@@ -46,17 +47,22 @@ async def choose_pool(session: AsyncSession, wanted: str | None) -> PoolRow:
 
 
 def choose_runtime(
-    catalog: Catalog, available: frozenset[str], wanted: str | None, flavor: FlavorRow, traits: ModelTraits
+    catalog: Catalog,
+    is_ready: Callable[[RuntimeSpec], bool],
+    wanted: str | None,
+    flavor: FlavorRow,
+    traits: ModelTraits,
 ) -> RuntimeSpec:
     """The named runtime if it can serve the model, else the best that can: high performance before normal mode,
-    those that are installed here before those that are not."""
+    those that are installed here before those that are not.
+    """
     vendor = flavor.device_vendor or ("cpu" if flavor.devices == 0 else None)
     if wanted is not None:
         runtime = catalog.get(wanted)
         check(runtime, vendor, traits)
         return runtime
     refusals: list[str] = []
-    ranked = sorted(catalog.all(), key=lambda r: (r.name not in available, r.mode is not Mode.high_performance, r.name))
+    ranked = sorted(catalog.all(), key=lambda r: (not is_ready(r), r.mode is not Mode.high_performance, r.name))
     for runtime in ranked:
         try:
             check(runtime, vendor, traits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,14 +32,22 @@ FIRST_DEPLOYMENT = "main"
 class ModelVersion(Protocol):
     """What publishing needs to know of a model version."""
 
-    version_id: str
-    model_id: str
-    model_name: str
-    version_name: str
-    formats: Sequence[str]
-    quantised: bool
-    encrypted: bool
-    architectures: Sequence[str]
+    @property
+    def version_id(self) -> str: ...
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def model_name(self) -> str: ...
+    @property
+    def version_name(self) -> str: ...
+    @property
+    def formats(self) -> Sequence[str]: ...
+    @property
+    def quantised(self) -> bool: ...
+    @property
+    def encrypted(self) -> bool: ...
+    @property
+    def architectures(self) -> Sequence[str]: ...
 
 
 class FindModel(Protocol):
@@ -55,8 +63,8 @@ class Publishing:
     catalog: Catalog
     find_model: FindModel
     launcher: str
-    available: frozenset[str]
-    """Names of the runtimes that can start here now."""
+    is_ready: Callable[[RuntimeSpec], bool]
+    """Whether a runtime could start here now, for the choice among those that could serve."""
 
 
 async def create_service(work: Work, publishing: Publishing, request: CreateService) -> ServiceRow:
@@ -83,9 +91,7 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     return service
 
 
-async def _choose(
-    session: AsyncSession, publishing: Publishing, request: CreateService, model: ModelVersion
-) -> Choice:
+async def _choose(session: AsyncSession, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
     flavor = await choose_flavor(session, request.flavor)
     traits = capability.ModelTraits(
         formats=tuple(model.formats),
@@ -93,16 +99,14 @@ async def _choose(
         encrypted=model.encrypted,
         architectures=tuple(model.architectures),
     )
-    runtime = choose_runtime(publishing.catalog, publishing.available, request.runtime, flavor, traits)
+    runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
     arguments.check_args(runtime, request.args)
     arguments.check_env(runtime, request.env)
     return Choice(runtime, flavor, await choose_pool(session, request.pool), _image(publishing, runtime))
 
 
 def _image(publishing: Publishing, runtime: RuntimeSpec) -> str | None:
-    if publishing.launcher != "docker" or runtime.docker is None:
-        return None
-    return f"{runtime.docker.repository}:{runtime.engine_version}"
+    return runtime.default_image if publishing.launcher == "docker" else None
 
 
 async def _check_name(work: Work, tenant_id: str, name: str) -> None:
@@ -140,9 +144,7 @@ def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceR
     )
 
 
-def _deployment_row(
-    service: ServiceRow, request: CreateService, model: ModelVersion, choice: Choice
-) -> DeploymentRow:
+def _deployment_row(service: ServiceRow, request: CreateService, model: ModelVersion, choice: Choice) -> DeploymentRow:
     return DeploymentRow(
         id=new_id("dep"),
         service_id=service.id,

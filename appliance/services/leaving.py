@@ -27,7 +27,7 @@ async def drain(machinery: Machinery, replica_id: str) -> None:
     version = await machinery.publisher.publish()
     reached("replica.drain_published")
     deadline = await _deadline(machinery, replica_id)
-    while machinery.clock.now() < deadline and not (
+    while machinery.clock.now() < deadline and not (  # noqa: ASYNC110 - the workers' status is shared memory
         machinery.acknowledgements.acknowledged(version) and not machinery.acknowledgements.in_flight([replica_id])
     ):
         await asyncio.sleep(_PAUSE_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from appliance.kernel.leases import Guarded
 from appliance.launchers.contract import Launcher
 from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
+from appliance.services.transitions import SERVICES
 
 
 class Publisher(Protocol):
@@ -29,10 +30,8 @@ class Acknowledgements(Protocol):
     def in_flight(self, replica_ids: Iterable[str]) -> int: ...
 
 
-class ModelFolder(Protocol):
-    async def __call__(self, session: AsyncSession, version_id: str) -> Path:
-        """The folder with the version's files."""
-        ...
+ModelFolder = Callable[[AsyncSession, str], Awaitable[Path]]
+"""The folder with the files of a model version, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,10 @@ class Machinery:
     environments: Path
     backoff: Backoff
     timing: Timing
-    wake: Callable[[], None]
-    """Ask for a round of the services' reconciler."""
+
+    def wake(self) -> None:
+        """Ask for a round of the services' reconciler."""
+        self.guarded.database.activate((SERVICES,))
 
     def run_dir(self, replica_id: str) -> Path:
         return self.home / "run" / "e" / replica_id

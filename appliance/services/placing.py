@@ -76,6 +76,4 @@ async def _explain(machinery: Machinery, session: AsyncSession, replica: Replica
         return
     changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=rejection.sentence)
     await session.execute(changed)
-    note(
-        session, machinery.clock, replica.service_id, Phase.placing, rejection.sentence, replica_id=replica.id
-    )
+    note(session, machinery.clock, replica.service_id, Phase.placing, rejection.sentence, replica_id=replica.id)

@@ -30,7 +30,7 @@ async def find(scope: TenantScope, session: AsyncSession, name_or_id: str, *, lo
     return rows[0]
 
 
-async def page(  # noqa: PLR0913 - the filters of one list
+async def page(
     scope: TenantScope,
     session: AsyncSession,
     request: PageRequest,
@@ -66,9 +66,7 @@ async def replicas_of(session: AsyncSession, service_ids: Sequence[str]) -> Sequ
     return [row for row in rows if row.ended_at is None or row.id in ended]
 
 
-async def listeners_of(
-    session: AsyncSession, service_ids: Sequence[str]
-) -> dict[str, tuple[ListenerRow, GatewayRow]]:
+async def listeners_of(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, tuple[ListenerRow, GatewayRow]]:
     query = (
         select(ListenerRow, GatewayRow)
         .join(GatewayRow, GatewayRow.id == ListenerRow.gateway_id)
@@ -80,6 +78,11 @@ async def listeners_of(
 
 async def tenant_names(session: AsyncSession, tenant_ids: Sequence[str]) -> dict[str, str]:
     query = select(TenantRow.id, TenantRow.name).where(TenantRow.id.in_(tenant_ids))
+    return dict((await session.execute(query)).tuples().all())
+
+
+async def service_names(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, str]:
+    query = select(ServiceRow.id, ServiceRow.name).where(ServiceRow.id.in_(service_ids))
     return dict((await session.execute(query)).tuples().all())
 
 

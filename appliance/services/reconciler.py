@@ -21,7 +21,7 @@ from appliance.services import converge, failing, placing
 from appliance.services.facts import World, load
 from appliance.services.jobs import Jobs
 from appliance.services.machinery import Machinery
-from appliance.services.planner import ServiceFacts, Show, plan, summarise
+from appliance.services.planner import Change, Forget, ServiceFacts, Show, plan, summarise
 from appliance.services.states import ReplicaState
 from appliance.services.tables import ReplicaRow
 from appliance.services.transitions import Overtaken
@@ -88,9 +88,7 @@ class ServiceReconciler:
         async with self._machinery.guarded.read() as session:
             return await load(session)
 
-    async def _note_deaths(
-        self, world: World, observed: Mapping[str, ObservedReplica], observed_at: datetime
-    ) -> None:
+    async def _note_deaths(self, world: World, observed: Mapping[str, ObservedReplica], observed_at: datetime) -> None:
         for row in list(world.replicas.values()):
             if row.state not in _RUNS or row.started_at is None or row.started_at >= observed_at:
                 continue
@@ -150,13 +148,10 @@ class ServiceReconciler:
             await self._apply(service, changes, shown)
         return changed
 
-    async def _apply(self, service: ServiceFacts, changes: Sequence[converge.Change], shown: Show) -> None:
-        forgets = any(isinstance(change, converge.Forget) for change in changes)
+    async def _apply(self, service: ServiceFacts, changes: Sequence[Change], shown: Show) -> None:
+        forgets = any(isinstance(change, Forget) for change in changes)
         async with self._machinery.guarded.write() as session:
             for change in changes:
-                await converge.apply(
-                    session, self._machinery.clock, service.id, change, self._machinery.timing.drain
-                )
+                await converge.apply(session, self._machinery.clock, service.id, change, self._machinery.timing.drain)
             if not forgets:
                 await converge.show(session, self._machinery.clock, service.id, shown)
-

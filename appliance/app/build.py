@@ -1,0 +1,230 @@
+"""Wiring: from settings and an open home to every long-lived part. Nothing is started here."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from appliance.api.parts import Parts
+from appliance.app.home import Home
+from appliance.gateway import metrics, ports
+from appliance.gateway.acknowledgements import Acknowledgements
+from appliance.gateway.ingest import UsageIngest
+from appliance.gateway.keeper import GatewayKeeper
+from appliance.gateway.plane.wire import SnapshotWriter
+from appliance.gateway.publisher import SnapshotPublisher
+from appliance.kernel.activation import Activations, Reconciler
+from appliance.kernel.clock import Clock
+from appliance.kernel.crypto import Passwords
+from appliance.kernel.db import Database
+from appliance.kernel.leases import Guarded, Lease
+from appliance.kernel.settings import Settings
+from appliance.launchers.contract import Launcher
+from appliance.launchers.docker.launcher import DockerLauncher
+from appliance.launchers.docker.settings import DockerSettings
+from appliance.launchers.process.launcher import ProcessLauncher
+from appliance.models.maintenance import ModelStoreKeeper
+from appliance.models.repository import ModelRepository
+from appliance.models.serving import folder_of, version_for_service
+from appliance.runtimes import environments
+from appliance.runtimes.catalog import Catalog
+from appliance.runtimes.spec import RuntimeSpec
+from appliance.services import users
+from appliance.services.backoff import Backoff
+from appliance.services.creation import Publishing
+from appliance.services.logs import read_log
+from appliance.services.machinery import Machinery, Timing
+from appliance.services.published import Routes
+from appliance.services.reconciler import ServiceReconciler
+from appliance.services.transitions import SERVICES
+from gpu.inventory import Inventory
+from gpu.probe import NvmlProbe
+from tenants.activity import ActivityReconciler, Sightings
+from tenants.logins import LoginDesk
+from tenants.provisions import Provisions
+from tenants.schemas import QuotaDefaults
+from tenants.sealing import SealReconciler
+from tenants.usage import insert_usage
+
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Everything that lives as long as the control plane."""
+
+    launcher: Launcher
+    machinery: Machinery
+    services: ServiceReconciler
+    keeper: GatewayKeeper
+    ingest: UsageIngest
+    store_keeper: ModelStoreKeeper
+    inventory: Inventory
+    activations: Activations
+    parts: Parts
+    gateway_metrics: Callable[[], Awaitable[str]]
+
+
+def build(
+    settings: Settings, home: Home, database: Database, lease: Lease, passwords: Passwords, clock: Clock
+) -> Built:
+    guarded = Guarded(database, lease)
+    catalog = Catalog.load([Path(folder) for folder in settings.engines.runtime_folders])
+    node = socket.gethostname()
+    publisher = _publisher(settings, home, guarded, catalog, node, clock)
+    repository = _repository(settings, home)
+    machinery = _machinery(settings, home, guarded, catalog, publisher, repository, clock)
+    services = ServiceReconciler(machinery)
+    keeper = GatewayKeeper(home.path, drain_s=settings.gateway.drain_s)
+    ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage)
+    store_keeper = ModelStoreKeeper(guarded, repository, clock)
+    sightings = Sightings()
+    inventory = Inventory(
+        database,
+        clock,
+        identity=home.path / "node.id",
+        probe=NvmlProbe(),
+        guard=lease.guard,
+        wakes=(SERVICES,),
+    )
+    reconcilers: list[Reconciler] = [
+        services,
+        publisher,
+        keeper,
+        ingest,
+        store_keeper,
+        inventory,
+        SealReconciler(database, clock, lease),
+        ActivityReconciler(database, clock, lease, sightings),
+    ]
+    activations = Activations(reconcilers, clock)
+    parts = Parts(
+        activations=activations,
+        catalog=catalog,
+        publishing=Publishing(
+            catalog=catalog,
+            find_model=version_for_service,
+            launcher=machinery.launcher.name,
+            is_ready=_readiness(machinery),
+        ),
+        models=repository,
+        port_rules=ports.rules(settings, node),
+        flavor_blockers=users.services_with_flavor,
+        public_host=settings.hostnames[0] if settings.hostnames else _LOOPBACK,
+        read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
+        tenancy=_provisions(settings, database, passwords, clock, sightings),
+    )
+    return Built(
+        launcher=machinery.launcher,
+        machinery=machinery,
+        services=services,
+        keeper=keeper,
+        ingest=ingest,
+        store_keeper=store_keeper,
+        inventory=inventory,
+        activations=activations,
+        parts=parts,
+        gateway_metrics=partial(metrics.exposition, home.path),
+    )
+
+
+def _publisher(
+    settings: Settings, home: Home, guarded: Guarded, catalog: Catalog, node: str, clock: Clock
+) -> SnapshotPublisher:
+    routes = Routes(
+        catalog,
+        home.path,
+        salt_key=hmac.new(home.master_key(), b"cache-salt", hashlib.sha256).digest(),
+        body_bytes=settings.limits.body_bytes,
+        owner_uid=settings.docker.user if settings.launcher == "docker" else os.getuid(),
+    )
+    writer = SnapshotWriter(home.path / "gateway" / "snapshot")
+    return SnapshotPublisher(guarded, writer, routes, clock, node=node, workers=settings.gateway.workers)
+
+
+def _machinery(
+    settings: Settings,
+    home: Home,
+    guarded: Guarded,
+    catalog: Catalog,
+    publisher: SnapshotPublisher,
+    repository: ModelRepository,
+    clock: Clock,
+) -> Machinery:
+    engines = settings.engines
+    return Machinery(
+        guarded=guarded,
+        clock=clock,
+        launcher=_launcher(settings, home, clock),
+        catalog=catalog,
+        publisher=publisher,
+        acknowledgements=Acknowledgements(home.path),
+        model_folder=folder_of(repository),
+        appliance_id=home.appliance_id(),
+        home=home.path,
+        environments=Path(engines.environments) if engines.environments else home.path / "runtimes",
+        backoff=Backoff(engines.backoff_first_s, engines.backoff_cap_s),
+        timing=Timing(
+            probe_s=engines.ready_probe_s,
+            probe_period_s=engines.ready_period_s,
+            stop_grace_s=engines.stop_grace_s,
+            drain=timedelta(seconds=settings.gateway.drain_s),
+        ),
+    )
+
+
+def _launcher(settings: Settings, home: Home, clock: Clock) -> Launcher:
+    root = home.path / "run" / "e"
+    match settings.launcher:
+        case "process":
+            return ProcessLauncher(home.appliance_id(), root=root)
+        case "docker":
+            docker = DockerSettings(host=settings.docker.host, uid=settings.docker.user, gid=settings.docker.user)
+            return DockerLauncher(home.appliance_id(), root=root, settings=docker, clock=clock)
+
+
+def _repository(settings: Settings, home: Home) -> ModelRepository:
+    roots = [Path(folder) for folder in settings.models.import_roots]
+    repository = ModelRepository(
+        home.path / "models",
+        upload_bytes=settings.limits.upload_bytes,
+        import_roots=[*roots, home.path / "demo-model"],
+    )
+    repository.add_users(users.users_of_versions)
+    return repository
+
+
+def _readiness(machinery: Machinery) -> Callable[[RuntimeSpec], bool]:
+    """Whether a runtime could be started at once: its environment is whole, or it has an image."""
+
+    def is_ready(runtime: RuntimeSpec) -> bool:
+        if machinery.launcher.name == "docker":
+            return runtime.docker is not None
+        return environments.is_ready(runtime, machinery.environments)
+
+    return is_ready
+
+
+def _provisions(
+    settings: Settings, database: Database, passwords: Passwords, clock: Clock, sightings: Sightings
+) -> Provisions:
+    limits = settings.limits
+    return Provisions(
+        login_desk=LoginDesk(database, clock, passwords, settings.logins),
+        quota_defaults=QuotaDefaults(
+            services=limits.tenant_services,
+            replicas=limits.tenant_replicas,
+            devices=limits.tenant_devices,
+            keys=limits.tenant_keys,
+        ),
+        blockers=(users.services_of_tenant,),
+        check_services=users.services_elsewhere,
+        sightings=sightings,
+    )

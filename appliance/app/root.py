@@ -1,0 +1,161 @@
+"""The control plane's life: prepare, serve, stop in order. It alone owns resources and hears signals.
+
+Order of starting: home and lock, TLS, sockets (a taken port is known before anything else happens), schema, control
+lease, first facts (administrator, node, gateway), the applications, then the reconcilers. Stopping is the reverse;
+with `on_stop = "stop-all"` the gateway and the engines go before the control plane does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+import uvloop
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from appliance.api.apps import create
+from appliance.api.context import Context, Port
+from appliance.app import banner
+from appliance.app.bootstrap import bootstrap
+from appliance.app.build import Built, build
+from appliance.app.demo import Demo
+from appliance.app.demo_objects import DemoObjects
+from appliance.app.home import Home
+from appliance.app.internal import Internal
+from appliance.app.migrating import upgrade
+from appliance.app.serving import Serving, Site, bind
+from appliance.app.ticking import ticking
+from appliance.kernel import leases, logging, tls
+from appliance.kernel.clock import SystemClock
+from appliance.kernel.crypto import Passwords
+from appliance.kernel.db import Database
+from appliance.kernel.errors import ApplianceError
+from appliance.kernel.files import write_atomic
+from appliance.kernel.settings import Settings
+from appliance.services.shutdown import stop_all
+
+log = logging.get_logger(__name__)
+_LOOPBACK = "127.0.0.1"
+
+
+def main(settings: Settings) -> int:
+    """Run until a signal; the exit status."""
+    as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
+    logging.configure(level=settings.log.level, json=as_json)
+    home = Home(settings.home_path)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(settings, home))
+    finally:
+        home.close()
+
+
+async def _run(settings: Settings, home: Home) -> int:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    plane = ControlPlane(settings, home)
+    try:
+        await plane.start()
+        await stopping.wait()
+    finally:
+        await plane.stop()
+    return 0
+
+
+class ControlPlane:
+    """One running control plane; `start` once, then `stop` once, which also undoes a start that failed half-way."""
+
+    def __init__(self, settings: Settings, home: Home) -> None:
+        self._settings, self._home = settings, home
+        self._clock = SystemClock()
+        self._passwords = Passwords()
+        self._tls = tls.ensure(home.path, settings.hostnames, self._clock)
+        self._sockets = [
+            bind(settings.bind, settings.admin_port, "admin_port"),
+            bind(settings.bind, settings.tenant_port, "tenant_port"),
+            bind(_LOOPBACK, settings.metrics_port, "metrics_port"),
+        ]
+        self._database = Database(settings.database_url)
+        self._built: Built | None = None
+        self._serving: Serving | None = None
+        self._scheduler: AsyncIOScheduler | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def start(self) -> None:
+        """Return when the ports answer; the demo, where asked for, goes on in the background."""
+        await upgrade(self._settings.database_url)
+        async with self._database.write() as session:
+            lease = await leases.take(session, "control", f"pid {os.getpid()}", self._clock)
+        built = self._built = build(self._settings, self._home, self._database, lease, self._passwords, self._clock)
+        credentials = await bootstrap(
+            self._settings,
+            self._home,
+            self._database,
+            built.inventory,
+            built.parts.port_rules,
+            self._passwords,
+            self._clock,
+        )
+        self._database.activate = built.activations.activate
+        sites = self._sites(built)
+        self._serving = Serving(sites)
+        await self._serving.start()
+        self._start_reconcilers(built)
+        admin, tenant, metrics = (site.port for site in sites)
+        write_atomic(self._home.path / "run" / "admin.url", f"https://{_LOOPBACK}:{admin}\n".encode())
+        banner.show_started(self._settings, self._tls, credentials, admin=admin, tenant=tenant, metrics=metrics)
+        log.info("control.started", admin_port=admin, tenant_port=tenant, metrics_port=metrics)
+        if self._settings.demo:
+            objects = DemoObjects(self._database, built, self._passwords, self._clock)
+            demo = Demo(self._settings, self._home, built, objects)
+            self._tasks.append(asyncio.create_task(demo.run(), name="demo"))
+
+    async def stop(self) -> None:
+        """Stop ticking, reconciling, the gateway, the engines, serving; in this order."""
+        banner.show_stopping(self._settings)
+        if self._scheduler is not None:
+            self._scheduler.shutdown(wait=False)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._built is not None:
+            await self._stop_built(self._built)
+        if self._serving is not None:
+            await self._serving.stop()
+        for sock in self._sockets:
+            sock.close()
+        self._passwords.close()
+        await self._database.close()
+        log.info("control.stopped")
+
+    def _sites(self, built: Built) -> list[Site]:
+        apps: list[Any] = [
+            create(Context(port, self._settings, self._database, self._clock, self._passwords, built.parts))
+            for port in (Port.admin, Port.tenant)
+        ]
+        internal = Internal(self._database, built.activations, built.gateway_metrics)
+        admin, tenant, metrics = self._sockets
+        return [Site(apps[0], admin, self._tls), Site(apps[1], tenant, self._tls), Site(internal, metrics, None)]
+
+    def _start_reconcilers(self, built: Built) -> None:
+        for name, run in built.activations.runners().items():
+            self._tasks.append(asyncio.create_task(run(), name=name))
+        self._scheduler = ticking(built.activations, built.activations.periods)
+        self._scheduler.start()
+
+    async def _stop_built(self, built: Built) -> None:
+        await built.services.close()
+        if self._settings.on_stop == "stop-all":
+            await built.keeper.stop(self._settings.gateway.drain_s)
+            try:
+                stopped = await stop_all(built.machinery)
+                log.info("engines.stopped", count=stopped)
+            except ApplianceError as error:
+                log.warning("engines.left_running", reason=error.detail)
+            await built.ingest.reconcile()
+        await built.store_keeper.close()
+        await built.launcher.close()

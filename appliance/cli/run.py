@@ -1,0 +1,33 @@
+"""`appliance run`"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from appliance.app.root import main
+from appliance.cli.errors import CommandFailed
+from appliance.kernel.errors import Misconfigured
+from appliance.kernel.settings import load
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), help="a settings file [env: APPLIANCE_CONFIG]")
+@click.option("--check", is_flag=True, help="read the settings, print them, and end")
+def run(config: Path | None, *, check: bool) -> None:
+    """Start the control plane in the foreground; Ctrl-C stops everything in order."""
+    try:
+        settings = load(os.environ, file=config)
+    except Misconfigured as error:
+        raise CommandFailed(error.detail) from error
+    if check:
+        click.echo(msgspec.json.format(msgspec.json.encode(settings)).decode())
+        return
+    try:
+        sys.exit(main(settings))
+    except Misconfigured as error:
+        raise CommandFailed(error.detail) from error

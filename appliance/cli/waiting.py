@@ -1,0 +1,47 @@
+"""Following a service until it is what was asked for, telling its events on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from appliance.cli.connection import Connection, segment
+from appliance.cli.errors import CommandFailed
+
+_PAUSE_S = 0.2
+
+
+def until_settled(connection: Connection, service: Mapping[str, Any], *, timeout_s: float) -> Mapping[str, Any]:
+    """Wait until the service is ready, or stopped where that is desired; raise `CommandFailed` when it failed."""
+    goal = {"running": "ready", "stopped": "stopped"}[service["desired"]]
+    seen: set[str] = set()
+    deadline = time.monotonic() + timeout_s
+    while True:
+        _tell_events(connection, service["id"], seen)
+        service = connection.get(f"services/{service['id']}")
+        if service["state"] == goal:
+            return service
+        if service["state"] == "failed":
+            raise CommandFailed(f"service {service['name']} failed: {service['reason']}")
+        if time.monotonic() > deadline:
+            reason = f": {service['reason']}" if service["reason"] else ""
+            raise CommandFailed(f"service {service['name']} is {service['state']} after {timeout_s:.0f} s{reason}")
+        time.sleep(_PAUSE_S)
+
+
+def until_gone(connection: Connection, name: str, *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while connection.exists(f"services/{segment(name)}"):
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"service {name} is still being deleted after {timeout_s:.0f} s")
+        time.sleep(_PAUSE_S)
+
+
+def _tell_events(connection: Connection, service_id: str, seen: set[str]) -> None:
+    for event in reversed(connection.get(f"services/{service_id}/events", limit=50)["items"]):
+        if event["id"] not in seen:
+            seen.add(event["id"])
+            click.echo(f"{event['at'][11:19]} {event['phase']}: {event['message']}", err=True)

@@ -1,0 +1,49 @@
+"""What other domains ask of services: who uses a model version, what a service is called, what a tenant owns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.kernel.ids import TenantId
+from appliance.services.tables import DeploymentRow, ServiceRow
+
+
+async def users_of_versions(session: AsyncSession, version_ids: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """The services that use each of these model versions, as a person calls them."""
+    query = (
+        select(DeploymentRow.model_version_id, ServiceRow.name)
+        .join(ServiceRow, ServiceRow.id == DeploymentRow.service_id)
+        .where(DeploymentRow.model_version_id.in_(version_ids))
+        .order_by(ServiceRow.name)
+    )
+    users: dict[str, list[str]] = defaultdict(list)
+    for version_id, name in (await session.execute(query)).tuples():
+        users[version_id].append(f"service {name!r}")
+    return users
+
+
+async def services_elsewhere(session: AsyncSession, tenant_id: TenantId, service_ids: Sequence[str]) -> Sequence[str]:
+    """Those of the ids that are no services of the tenant."""
+    query = select(ServiceRow.id).where(ServiceRow.id.in_(service_ids), ServiceRow.tenant_id == tenant_id)
+    known = set((await session.scalars(query)).all())
+    return [service_id for service_id in service_ids if service_id not in known]
+
+
+async def services_of_tenant(session: AsyncSession, tenant_id: TenantId) -> Mapping[str, int]:
+    """How many services keep the tenant from being deleted."""
+    count = await session.scalar(select(func.count()).where(ServiceRow.tenant_id == tenant_id))
+    return {"services": count or 0}
+
+
+async def services_with_flavor(session: AsyncSession, flavor_id: str) -> Sequence[str]:
+    """The services that run with the flavor, as a person calls them."""
+    query = (
+        select(ServiceRow.name)
+        .join(DeploymentRow, DeploymentRow.service_id == ServiceRow.id)
+        .where(DeploymentRow.flavor_id == flavor_id)
+    )
+    return [f"service {name!r}" for name in (await session.scalars(query)).all()]
