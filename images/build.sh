@@ -24,15 +24,16 @@ usage() {
   exit 2
 }
 
-# The site-packages of the runtime's virtual environment on this machine.
+# The site-packages of the runtime's newest complete environment on this machine.
 find_packages() {
-  local root=${APPLIANCE_ENGINES__ENVIRONMENTS:-${APPLIANCE_HOME:-var}/runtimes} found
-  found=$(compgen -G "$root/$1/lib/$PYTHON/site-packages" || compgen -G "$root/$1/*/lib/$PYTHON/site-packages" || true)
-  if [[ -z $found ]]; then
-    echo "there is no virtual environment of $1 with $PYTHON below $root" >&2
+  local root=${APPLIANCE_ENGINES__ENVIRONMENTS:-${APPLIANCE_HOME:-var}/runtimes} stamp
+  # shellcheck disable=SC2012 # names of ours: hexadecimal digests
+  stamp=$(ls -t "$root/$1"/*/.complete 2>/dev/null | head -n 1 || true)
+  if [[ -z $stamp ]]; then
+    echo "there is no complete environment of $1 below $root" >&2
     return 1
   fi
-  head -n 1 <<<"$found"
+  echo "${stamp%/.complete}/lib/$PYTHON/site-packages"
 }
 
 # What identifies an image with packages: the base and the distributions.
@@ -51,19 +52,21 @@ import_packages() {
   docker export "$container" | tar --extract --directory "$work" --exclude 'dev/*'
   docker rm "$container" >/dev/null
   mkdir -p "$work/$(dirname "$INSIDE")"
-  tar --create --numeric-owner --owner=0 --group=0 --exclude '__pycache__/*.pyc.*' \
+  # pip itself stays out: only a pip that `python -m venv` installs there has a command.
+  tar --create --numeric-owner --owner=0 --group=0 \
+    --exclude site-packages/pip --exclude 'site-packages/pip-*.dist-info' \
     --transform "flags=r;s,^site-packages,./$INSIDE," \
     --directory "$work" . --directory "$(realpath "$site/..")" site-packages |
-    docker import --change 'ENV LANG=C.UTF-8' --change 'CMD ["/bin/bash"]' - "$tag" >/dev/null
+    docker import --change 'ENV LANG=C.UTF-8 PIP_NO_INDEX=1' --change 'CMD ["/bin/bash"]' - "$tag" >/dev/null
 }
 
-# build RUNTIME PACKAGES_IMAGE: prints the id of the image.
-build() {
-  local runtime=$1 base=$2 version
-  version=$("$PYTHON" -c 'import sys, tomllib; print(tomllib.load(sys.stdin.buffer)["version"])' \
-    <"images/$runtime/runtime.toml")
-  docker build --quiet --network none --build-arg "BASE_IMAGE=$base" --tag "appliance/$runtime:$version" \
-    --file "images/$runtime/Dockerfile" "images/$runtime"
+# The image's name as services use it unless told otherwise.
+default_image() {
+  "$PYTHON" -c '
+import sys, tomllib
+spec = tomllib.load(sys.stdin.buffer)
+print(spec["docker"]["repository"] + ":" + spec["engine_version"])
+' <"images/$1/runtime.toml"
 }
 
 main() {
@@ -75,7 +78,8 @@ main() {
   if [[ -z $(docker image ls --quiet "$packages") ]]; then
     (import_packages "$site" "$packages")
   fi
-  build "$runtime" "$packages"
+  docker build --quiet --network none --build-arg "BASE_IMAGE=$packages" --tag "$(default_image "$runtime")" \
+    "images/$runtime"
 }
 
 main "$@"
