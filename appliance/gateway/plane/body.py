@@ -17,7 +17,8 @@ MAX_CHUNKS: Final = 16_384
 
 class BodyReader:
     """`deadline`, on the loop's clock, moves with what has arrived. `Refusal` 413 before more than `limit` bytes are
-    kept, 400 for a broken coding."""
+    kept, 400 for a broken coding.
+    """
 
     __slots__ = ("_decoder", "_limit", "_pieces", "_received", "_remaining", "_started", "complete", "deadline")
 

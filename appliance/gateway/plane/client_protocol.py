@@ -157,7 +157,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _process(self) -> None:
         """Take what is in the buffer as far as it goes. Not reentered: an answer that is given at once returns
-        here, to the loop."""
+        here, to the loop.
+        """
         if self._processing:
             return
         self._processing = True
@@ -374,7 +375,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Send what is written, then end; until the client ends too, drop what it sends (closing at once could
-        destroy the answer on its way)."""
+        destroy the answer on its way).
+        """
         self._state = State.LINGER
         self._buffer = b""
         self._body = None

@@ -7,13 +7,13 @@ out duplicates of all its listening sockets; the others are not answered.
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from appliance.gateway.plane.paths import short_path
 from appliance.gateway.plane.schemas import Listener
 
 BATCH: Final = 64
@@ -56,15 +56,11 @@ _decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 _decode_held = msgspec.msgpack.Decoder(Held).decode
 
 
-def control_path(home: Path, index: int) -> Path:
-    return home / "run" / f"worker-{index}.sock"
-
-
 def listen(path: Path) -> socket.socket:
     """The worker's end. Its lock makes it the only one that may use the path."""
     path.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    server.bind(_short(path))
+    server.bind(short_path(path))
     path.chmod(0o600)
     server.listen(4)
     return server
@@ -75,7 +71,7 @@ def connect(path: Path, timeout: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.settimeout(timeout)
-        connection.connect(_short(path))
+        connection.connect(short_path(path))
     except OSError:
         connection.close()
         raise
@@ -106,22 +102,3 @@ def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise ConnectionError("a control message was truncated")
     return data, descriptors
-
-
-def _short(path: Path) -> str:
-    """A unix socket's path may have 107 bytes; a deep `APPLIANCE_HOME` has more. A descriptor of the folder, kept
-    for the process's life, gives a short way there."""
-    text = str(path)
-    if len(text.encode()) <= _MAX_PATH:
-        return text
-    return f"/proc/self/fd/{_folder(path.parent)}/{path.name}"
-
-
-_MAX_PATH: Final = 107
-_folders: dict[Path, int] = {}
-
-
-def _folder(path: Path) -> int:
-    if path not in _folders:
-        _folders[path] = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    return _folders[path]

@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance.gateway.plane import control
 from appliance.gateway.plane.acceptor import Acceptor
 from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.paths import control_path
 
 
 class ControlServer:
@@ -26,7 +27,7 @@ class ControlServer:
         drain: Callable[[float], None],
         log: Log,
     ) -> None:
-        self._path = control.control_path(home, index)
+        self._path = control_path(home, index)
         self._loop = loop
         self._acceptor = acceptor
         self._drain = drain

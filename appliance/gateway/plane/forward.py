@@ -49,7 +49,8 @@ class Client(Protocol):
 
 class Exchange:
     """From a complete request to its answer's end. The client calls `start`, then `client_gone`, `pause`, `resume`
-    or `on_deadline`; the upstream connection calls the `on_...` of `ResponseHandler`."""
+    or `on_deadline`; the upstream connection calls the `on_...` of `ResponseHandler`.
+    """
 
     __slots__ = (
         "_attempt",
@@ -302,7 +303,8 @@ class Exchange:
 
     def _break_off(self, outcome: Outcome, refusal: Refusal) -> None:
         """The answer cannot be completed. If nothing of it was sent, an error answer; else an error event (in a
-        stream) and a connection that closes without the answer's end, so that it cannot be taken for whole."""
+        stream) and a connection that closes without the answer's end, so that it cannot be taken for whole.
+        """
         begun = self._bytes_out > 0
         if not begun:
             self._status = refusal.status

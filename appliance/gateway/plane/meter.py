@@ -11,9 +11,10 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.paths import spool_directory
 from appliance.gateway.plane.schemas import Outcome, UsageRecord
 from appliance.gateway.plane.slots import SLOTS, LeftOver, Progress, RequestIdentity, read_left_overs
-from appliance.gateway.plane.spool import Spool, spool_directory
+from appliance.gateway.plane.spool import Spool
 
 ABORT_S: Final = 1.0
 """The longest time between our abort and the engine's last token."""
@@ -65,7 +66,8 @@ def usage_record(
     queue_ms: float = 0.0,
 ) -> UsageRecord:
     """`until`: CLOCK_MONOTONIC seconds at which it ended. The counts are the engine's own if it told its prompt's
-    (each of its counts is cumulative); else they are estimates."""
+    (each of its counts is cumulative); else they are estimates.
+    """
     counted = progress.prompt_tokens > 0
     estimate = identity.prompt_estimate if outcome in _PROMPT_IS_DUE else 0
     cut = outcome not in ("completed", "refused")

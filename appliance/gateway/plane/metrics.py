@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from appliance.gateway.plane.paths import metrics_path, short_path
 from appliance.gateway.plane.schemas import UsageRecord
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -33,10 +34,6 @@ _HELP: Final = {
     "appliance_gateway_snapshot_version": ("gauge", "The applied snapshot."),
     "appliance_gateway_spool_pending_records": ("gauge", "Usage records that are not in the spool's file yet."),
 }
-
-
-def metrics_path(home: Path, index: int) -> Path:
-    return home / "run" / f"worker-{index}-metrics.sock"
 
 
 class Histogram:
@@ -173,7 +170,7 @@ class MetricsProtocol(asyncio.Protocol):
 async def scrape(home: Path, index: int) -> str:
     """A worker's exposition. `OSError` (with `TimeoutError`) if it does not answer."""
     async with asyncio.timeout(_SCRAPE_S):
-        reader, writer = await asyncio.open_unix_connection(str(metrics_path(home, index)))
+        reader, writer = await asyncio.open_unix_connection(short_path(metrics_path(home, index)))
         try:
             writer.write(b"GET /metrics HTTP/1.1\r\nhost: worker\r\n\r\n")
             content = await reader.read(_MAX_SCRAPE)

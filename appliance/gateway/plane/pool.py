@@ -14,9 +14,9 @@ from typing import Final
 
 from appliance.gateway.plane import control
 from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.paths import control_path, pid_path, status_path, take_worker_lock, worker_indexes
 from appliance.gateway.plane.schemas import Listener
-from appliance.gateway.plane.status import read_status, status_path
-from appliance.gateway.plane.worker import pid_path, take_lock
+from appliance.gateway.plane.status import read_status
 
 CONTROL_S: Final = 2.0
 HUNG_S: Final = 20.0
@@ -112,15 +112,13 @@ class Pool:
     def adopt(self) -> list[tuple[int, Listener, socket.socket]]:
         """Take over the workers that run, and the listening sockets that they hold."""
         found: list[tuple[int, Listener, socket.socket]] = []
-        for path in sorted((self._home / "run").glob("worker-*.sock")):
-            number = path.name.removeprefix("worker-").removesuffix(".sock")
-            if number.isdecimal():
-                found += self._adopt(int(number))
+        for index in worker_indexes(self._home / "run", ".sock"):
+            found += self._adopt(index)
         return found
 
     def _adopt(self, index: int) -> list[tuple[int, Listener, socket.socket]]:
         try:
-            connection = control.connect(control.control_path(self._home, index), CONTROL_S)
+            connection = control.connect(control_path(self._home, index), CONTROL_S)
         except OSError:
             return []
         held: list[tuple[int, Listener, socket.socket]] = []
@@ -162,7 +160,7 @@ class Pool:
 
     def _is_free(self, index: int) -> bool:
         """Whether no worker has this index. One that does not let itself be adopted is ended after a while."""
-        lock = take_lock(self._home, index)
+        lock = take_worker_lock(self._home, index)
         if lock is not None:
             os.close(lock)
             return True
@@ -198,7 +196,7 @@ class Pool:
             if worker.connection is not None:
                 continue
             try:
-                connection = control.connect(control.control_path(self._home, worker.index), CONTROL_S)
+                connection = control.connect(control_path(self._home, worker.index), CONTROL_S)
             except OSError:
                 continue
             connection.settimeout(CONTROL_S)

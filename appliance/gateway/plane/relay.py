@@ -169,7 +169,8 @@ def error_event(refusal: Refusal) -> bytes:
 
 def refusal_of(status: int, message: str) -> Refusal:
     """Our words for an engine's error. What it says about the request's content is passed on, bounded and without
-    control characters and paths; what it says about itself is not."""
+    control characters and paths; what it says about itself is not.
+    """
     if status in (429, 503):
         return unavailable("overloaded", "The engine is overloaded; try again shortly.", retry_after_s=2)
     if status in (400, 404, 413, 415, 422):

@@ -58,7 +58,8 @@ class Request:
 
     def for_engine(self, unique: str) -> bytes:
         """The request as the engine gets it, written anew. Its id is the gateway's: an engine tells requests apart
-        by it, and a client's may come twice."""
+        by it, and a client's may come twice.
+        """
         trace = b""
         parent = self.head.fields.get(b"traceparent")
         if parent is not None and _TRACE_PARENT.fullmatch(parent):

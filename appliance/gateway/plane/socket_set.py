@@ -17,6 +17,7 @@ import msgspec
 from appliance.gateway.plane import control
 from appliance.gateway.plane.listening import AddressUnavailable, bind_shared, probe
 from appliance.gateway.plane.log import Log
+from appliance.gateway.plane.paths import listeners_report_path
 from appliance.gateway.plane.pool import WorkerProcess
 from appliance.gateway.plane.schemas import Listener, ListenersReport, ListenerStatus
 from appliance.kernel.files import write_atomic
@@ -43,7 +44,7 @@ class _Bound:
 
 class SocketSet:
     def __init__(self, home: Path, log: Log) -> None:
-        self._path = home / "gateway" / "status" / "listeners.json"
+        self._path = listeners_report_path(home)
         self._log = log
         self._bound: dict[str, _Bound] = {}
         self._workers = 0

@@ -23,10 +23,6 @@ SEAL_AFTER_S: Final = 1.0
 FLUSH_BYTES: Final = 64 * 1024
 
 
-def spool_directory(home: Path, index: int) -> Path:
-    return home / "gateway" / "spool" / f"worker-{index}"
-
-
 class Spool:
     """`freed` is called with the tags of the records that are in the file (their slots)."""
 

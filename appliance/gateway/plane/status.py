@@ -55,10 +55,6 @@ def start_ticks(pid: int | str = "self") -> int:
     return int(content.rpartition(")")[2].split()[19])
 
 
-def status_path(home: Path, index: int) -> Path:
-    return home / "gateway" / "status" / f"worker-{index}"
-
-
 class StatusWriter:
     """Owned by one worker. Entry indexes stay valid until `release`d."""
 

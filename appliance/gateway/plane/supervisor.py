@@ -9,7 +9,6 @@ a request. Killed and started again, it adopts the workers that run and gets the
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import select
 import signal
@@ -21,10 +20,18 @@ from typing import Final
 
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import recover
+from appliance.gateway.plane.paths import (
+    pid_path,
+    prepare,
+    snapshot_directory,
+    supervisor_pid_path,
+    take_lock,
+    take_worker_lock,
+    worker_indexes,
+)
 from appliance.gateway.plane.pool import Pool
 from appliance.gateway.plane.snapshot import SnapshotReader
 from appliance.gateway.plane.socket_set import SocketSet
-from appliance.gateway.plane.worker import pid_path, take_lock
 
 TICK_S: Final = 0.1
 _KILL_AFTER_S: Final = 3.0
@@ -37,7 +44,7 @@ class Supervisor:
         self._fixed_workers = workers
         self._grace_s = grace_s
         self._log = log
-        self._snapshot = SnapshotReader(home / "gateway" / "snapshot", frozenset({"listeners"}))
+        self._snapshot = SnapshotReader(snapshot_directory(home), frozenset({"listeners"}))
         self._pool = Pool(home, grace_s, log)
         self._sockets = SocketSet(home, log)
         self._stopping = False
@@ -89,13 +96,11 @@ class Supervisor:
 
     def _recover_unowned(self) -> None:
         """Usage left by workers that will not be started again (their number was reduced while we were away)."""
-        for directory in sorted((self._home / "gateway" / "spool").glob("worker-*")):
-            number = directory.name.removeprefix("worker-")
-            if number.isdecimal():
-                self._recover(int(number))
+        for index in worker_indexes(self._home / "gateway" / "spool"):
+            self._recover(index)
 
     def _recover(self, index: int) -> None:
-        lock = take_lock(self._home, index)
+        lock = take_worker_lock(self._home, index)
         if lock is None:
             return
         try:
@@ -127,11 +132,6 @@ class Supervisor:
         self._log.info("supervisor.stopped")
 
 
-def prepare_home(home: Path) -> None:
-    for name in ("run", "gateway/snapshot", "gateway/spool", "gateway/status"):
-        (home / name).mkdir(parents=True, exist_ok=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="appliance-gateway-supervisor")
     parser.add_argument("--home", type=Path, required=True, help="APPLIANCE_HOME")
@@ -140,14 +140,11 @@ def main() -> int:
     arguments = parser.parse_args()
     home = arguments.home.resolve()
     log = Log(process="gateway-supervisor")
-    prepare_home(home)
-    lock = os.open(home / "run" / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    prepare(home)
+    if take_lock(home / "run" / "supervisor.lock") is None:  # held until the process ends
         log.error("supervisor.already_running", home=str(home))
         return _ALREADY_RUNNING
-    pid_file = home / "run" / "supervisor.pid"
+    pid_file = supervisor_pid_path(home)
     pid_file.write_text(f"{os.getpid()}\n")
     try:
         Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log).run()

@@ -159,7 +159,8 @@ def _engine_error(told: object) -> EngineError:
 
 def find_member(data: bytes, name: bytes) -> tuple[int, int]:
     """Where the top-level object's member `name` (with its quotes) stands, with one of its commas; (0, 0) if
-    it has none. `data` is valid JSON."""
+    it has none. `data` is valid JSON.
+    """
     depth = 0
     comma = start = 0
     found = expecting_name = False

@@ -6,6 +6,14 @@ The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), 
 
 from appliance.gateway.plane.frames import read_frames, sealed_segments
 from appliance.gateway.plane.metrics import merge_expositions, scrape
+from appliance.gateway.plane.paths import (
+    listeners_report_path,
+    pid_path,
+    snapshot_directory,
+    status_path,
+    supervisor_pid_path,
+    worker_indexes,
+)
 from appliance.gateway.plane.publish import SnapshotWriter
 from appliance.gateway.plane.schemas import (
     KEY_BUCKETS,
@@ -30,7 +38,7 @@ from appliance.gateway.plane.schemas import (
     key_shard,
     service_shard,
 )
-from appliance.gateway.plane.status import WorkerStatus, read_status, start_ticks, status_path
+from appliance.gateway.plane.status import WorkerStatus, read_status, start_ticks
 
 __all__ = [
     "KEY_BUCKETS",
@@ -55,12 +63,17 @@ __all__ = [
     "UsageRecord",
     "WorkerStatus",
     "key_shard",
+    "listeners_report_path",
     "merge_expositions",
+    "pid_path",
     "read_frames",
     "read_status",
     "scrape",
     "sealed_segments",
     "service_shard",
+    "snapshot_directory",
     "start_ticks",
     "status_path",
+    "supervisor_pid_path",
+    "worker_indexes",
 ]

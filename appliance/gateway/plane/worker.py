@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fcntl
 import os
 import resource
 import signal
@@ -25,11 +24,20 @@ from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import recover
-from appliance.gateway.plane.metrics import MetricsProtocol, metrics_path
+from appliance.gateway.plane.metrics import MetricsProtocol
+from appliance.gateway.plane.paths import (
+    metrics_path,
+    pid_path,
+    short_path,
+    snapshot_directory,
+    spool_directory,
+    status_path,
+    take_worker_lock,
+)
 from appliance.gateway.plane.slots import SLOTS, SlotTable
 from appliance.gateway.plane.snapshot import SnapshotReader
-from appliance.gateway.plane.spool import Spool, spool_directory
-from appliance.gateway.plane.status import StatusWriter, status_path
+from appliance.gateway.plane.spool import Spool
+from appliance.gateway.plane.status import StatusWriter
 from appliance.gateway.plane.upstream import IDLE_S
 
 TICK_S: Final = 0.05
@@ -56,7 +64,7 @@ class Worker:
         slots = SlotTable(directory / SLOTS)
         spool = Spool(directory, freed=slots.free_all, log=log)
         self._context = Context(loop=loop, status=status, slots=slots, spool=spool, worker=index, log=log)
-        self._snapshot = SnapshotReader(home / "gateway" / "snapshot")
+        self._snapshot = SnapshotReader(snapshot_directory(home))
         self._acceptor = Acceptor(self._context)
         self._control = ControlServer(home, index, loop, self._acceptor, drain=self.drain, log=log)
         self._drained = asyncio.Event()
@@ -66,7 +74,7 @@ class Worker:
         """Until drained."""
         path = metrics_path(self._home, self._index)
         path.unlink(missing_ok=True)
-        metrics = await self._loop.create_unix_server(lambda: MetricsProtocol(self._context.metrics), str(path))
+        metrics = await self._loop.create_unix_server(lambda: MetricsProtocol(self._context.metrics), short_path(path))
         self._take_snapshot()
         self._control.start()
         self._loop.call_later(TICK_S, self._tick)
@@ -145,21 +153,6 @@ class Worker:
         self._acceptor.reload_certificates(now)
 
 
-def take_lock(home: Path, index: int) -> int | None:
-    """Held for the process's life: there is one worker `index`, and what it left is not in use."""
-    descriptor = os.open(home / "run" / f"worker-{index}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def pid_path(home: Path, index: int) -> Path:
-    return home / "run" / f"worker-{index}.pid"
-
-
 def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -180,7 +173,7 @@ def main() -> int:
     arguments = parser.parse_args()
     home: Path = arguments.home
     log = Log(process="gateway-worker", worker=arguments.index)
-    lock = take_lock(home, arguments.index)
+    lock = take_worker_lock(home, arguments.index)
     if lock is None:
         log.error("worker.already_running")
         return _ALREADY_RUNNING
