@@ -32,12 +32,12 @@ async def list_services(
     request: AnyRequest,
     work: Work,
     page: PageRequest,
-    state: ServiceState | None = None,
+    in_state: Annotated[ServiceState | None, Parameter(query="state")] = None,
     name: Annotated[str | None, Parameter(description="part of the name")] = None,
     model: Annotated[str | None, Parameter(description="name or id of a model")] = None,
 ) -> Page[ServiceView]:
     """List services, newest first."""
-    rows = await queries.page(work.scope, work.session, page, state=state, name=name, model=model)
+    rows = await queries.page(work.scope, work.session, page, state=in_state, name=name, model=model)
     items = await views.services(work.session, rows.items, context_of(request).parts.public_host)
     return Page(items=items, next_cursor=rows.next_cursor)
 

@@ -42,7 +42,7 @@ Name = Annotated[str, mapped_column(String(128))]
 Text = Annotated[str, mapped_column(String())]
 Instant = Annotated[datetime, mapped_column(UtcDateTime())]
 Bytes = Annotated[int, mapped_column(BigInteger())]
-Json = Annotated[Any, mapped_column(JSON())]
+Json = Annotated[Any, mapped_column(JSON(none_as_null=True), nullable=True)]
 Sha256 = Annotated[str, mapped_column(String(64))]
 
 
