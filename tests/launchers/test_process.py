@@ -58,17 +58,15 @@ async def test_a_killed_shim_takes_its_engine_along_and_list_ends_the_rest(proce
     assert bench.engines() == []
 
 
-async def test_a_shim_that_hangs_does_not_keep_its_engine_alive(
-    process_bench: Workbench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_shim_that_hangs_does_not_keep_its_engine_alive(process_bench: Workbench) -> None:
     bench = process_bench
-    monkeypatch.setattr("appliance.launchers.process.launcher._KILL_MARGIN_S", 0.5)
+    hasty = ProcessLauncher(bench.appliance_id, root=bench.root, settings=ProcessSettings(kill_margin_s=0.5))
     spec = bench.spec(FAMILY)
     await bench.launcher().start(spec)
     await bench.printed(spec.replica_id, "up")
     os.kill(_shim(bench, spec), signal.SIGSTOP)
 
-    await bench.launcher().stop(spec.replica_id, grace_s=0.1)
+    await hasty.stop(spec.replica_id, grace_s=0.1)
 
     assert (await one(bench.launcher(), spec.replica_id)).state is ReplicaState.EXITED
     assert bench.engines() == []

@@ -39,6 +39,7 @@ def layout(*, model_dir: Path | None, cache_dir: Path | None) -> EngineLayout:
 def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]:
     """Arguments of `APIClient.create_container`, without the host's part."""
     home = str(CACHE_DIR) if spec.cache_dir is not None else _TMP_DIR
+    uid, gid = settings.owner()
     return {
         "image": spec.image,
         "name": container_name(spec.replica_id),
@@ -46,7 +47,7 @@ def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]
         "entrypoint": list(spec.argv),
         "environment": {"HOME": home, "LANG": "C.UTF-8", **spec.env, **container_devices(spec.devices).env},
         "labels": {**spec.labels, LOG_LABEL: str(spec.log_path)},
-        "user": f"{settings.uid}:{settings.gid}",
+        "user": f"{uid}:{gid}",
         "working_dir": home,
         "stop_signal": "SIGTERM",
         # Not the proxies of the configuration file of whoever runs the control plane.

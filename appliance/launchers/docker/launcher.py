@@ -172,9 +172,10 @@ class DockerLauncher:
         await self._daemon.close()
 
     def _make_folders(self, spec: ReplicaSpec) -> None:
-        make_run_dir(spec.run_dir, uid=self._settings.uid, gid=self._settings.gid)
+        uid, gid = self._settings.owner()
+        make_run_dir(spec.run_dir, uid=uid, gid=gid)
         if spec.cache_dir is not None:
-            make_cache_dir(spec.cache_dir, uid=self._settings.uid, gid=self._settings.gid)
+            make_cache_dir(spec.cache_dir, uid=uid, gid=gid)
 
     async def _create_and_start(self, spec: ReplicaSpec) -> str:
         container_id, state = await self._create(spec)

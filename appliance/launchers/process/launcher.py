@@ -33,19 +33,19 @@ MARKER = "APPLIANCE_REPLICA"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HANDSHAKE_S = 10.0
 _LOCK_POLL_S = 0.005
-# What a shim may need beyond the grace: the engine's processes to die, the state to be written.
-_KILL_MARGIN_S = 10.0
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):
     """`gid` (-1: our own) is the group that may connect to the engines' sockets: the gateway's.
 
-    A log has two files of at most `log_bytes` each.
+    A log has two files of at most `log_bytes` each. `kill_margin_s` is what a shim may need beyond the grace, for
+    killed processes to die, before it is taken to hang.
     """
 
     gid: int = -1
     umask: int = 0o007
     log_bytes: int = 16 * 1024 * 1024
+    kill_margin_s: float = 10.0
 
 
 class ProcessLauncher:
@@ -75,10 +75,11 @@ class ProcessLauncher:
         shim = await asyncio.to_thread(self._request_stop, folder, grace_s)
         if shim is not None:
             try:
-                if not await _ended(shim, grace_s + _KILL_MARGIN_S):
+                if not await _ended(shim, grace_s + self._settings.kill_margin_s):
                     # The shim itself hangs. The kernel kills its engine with it, and the rest is settled below.
-                    signal.pidfd_send_signal(shim, signal.SIGKILL)
-                    await _ended(shim, _KILL_MARGIN_S)
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(shim, signal.SIGKILL)
+                    await _ended(shim, self._settings.kill_margin_s)
             finally:
                 os.close(shim)
         observed = await asyncio.to_thread(observe, folder)
