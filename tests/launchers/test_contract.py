@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 
 import pytest
@@ -10,8 +11,21 @@ from msgspec import structs
 
 from appliance.launchers.contract import ReplicaState
 from appliance.launchers.errors import ReplicaRunning, ReplicaUnknown, StartRefused
+from appliance.launchers.paths import host_socket
 from tests.launchers.workbench import BY_KILL, BY_TERM, DEAF, FAMILY, Workbench, ended_by, one
+from tests.support.docker import BASE_IMAGE, require_image
 from tests.support.processes import eventually
+
+_GREETER = """
+import os, socket
+with socket.socket(socket.AF_UNIX) as server:
+    server.bind(os.environ["SOCKET"])
+    server.listen()
+    print("listening")
+    connection, _ = server.accept()
+    connection.sendall(b"hello from the engine")
+    connection.close()
+"""
 
 
 async def test_start_runs_one_engine_that_a_fresh_launcher_finds(bench: Workbench) -> None:
@@ -74,6 +88,22 @@ async def test_the_engine_sees_its_layout_and_nobody_elses_environment(
     names = {line.partition("=")[0] for line in lines[1:-1]}
     assert {"PATH", "HOME", "LANG", "SOCKET", "MODEL", "CACHE"} <= names
     assert names.isdisjoint(os.environ.keys() - {"PATH", "HOME", "LANG", "PWD", "SHLVL", "OLDPWD", "HOSTNAME", "_"})
+
+
+async def test_the_engines_socket_is_reached_from_the_host(bench: Workbench, request: pytest.FixtureRequest) -> None:
+    """Without a network in between; the one who connects here may be another user than the engine."""
+    python, image = sys.executable, BASE_IMAGE
+    if bench.kind == "docker":
+        python, image = "python3", require_image(request.getfixturevalue("docker_images"), BASE_IMAGE)
+    spec = bench.spec(argv=(python, "-u", "-c", _GREETER), image=image)
+    await bench.launcher().start(spec)
+    await bench.printed(spec.replica_id, "listening")
+
+    reader, writer = await asyncio.open_unix_connection(host_socket(spec.run_dir))
+
+    assert await reader.read() == b"hello from the engine"
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_stop_asks_first(bench: Workbench) -> None:
