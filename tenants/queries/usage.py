@@ -8,11 +8,13 @@ from typing import Any
 
 from sqlalchemy import (
     CTE,
+    BigInteger,
     ColumnElement,
     Select,
     SQLColumnExpression,
     and_,
     case,
+    cast,
     column,
     func,
     literal,
@@ -76,7 +78,7 @@ async def totals(
 
 def _sums() -> tuple[ColumnElement[Any], ...]:
     def total(what: Any) -> Any:
-        return func.coalesce(func.sum(what), literal(0))
+        return cast(func.coalesce(func.sum(what), literal(0)), BigInteger)  # PostgreSQL's sum of bigint is numeric
 
     return (
         func.count().label("requests"),
