@@ -1,8 +1,5 @@
 """Databases with the tables of the gateway, and a tenant on them."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 import tenants.usage_tables  # noqa: F401 - the tables of both are created below
@@ -12,23 +9,9 @@ from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.leases import Guarded
-from appliance.kernel.tables import Base
 from tenants.tables import TenantRow
 
 NODE = "node-1"
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    async with database.engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-    yield database
-    await database.close()
 
 
 @pytest.fixture
