@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _secrets(path: Path | None) -> Mapping[str, str]:
-    lines = [] if path is None else path.read_text().splitlines()
+def _secrets(path: Path | None) -> Mapping[str, bytes]:
+    lines = [] if path is None else path.read_bytes().splitlines()
     return {f"{path}:{number}": line for number, line in enumerate(lines, start=1) if line}
 
 

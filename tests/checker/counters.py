@@ -1,4 +1,8 @@
-"""I3: each counter equals the rows it counts and is within its limit."""
+"""I3: each counter equals the rows it counts and is within its limit.
+
+A service counts from its creation until its row is gone, its replicas and devices only while it is meant to run, a
+key until it is revoked. The platform counts services.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,20 +25,17 @@ def within_database(evidence: Evidence) -> Iterator[Violation]:
 
 
 def _counted(evidence: Evidence) -> Counter[tuple[str, str]]:
-    """What exists, by scope and resource, for each tenant and for the platform."""
+    """What exists, by scope and resource."""
     found: Counter[tuple[str, str]] = Counter()
-
-    def count(tenant: str | None, resource: str, amount: int = 1) -> None:
-        if tenant is not None:
-            found[tenant, resource] += amount
-            found[_PLATFORM, resource] += amount
-
-    for service in evidence.rows("services"):
-        count(service["tenant_id"], "services")
+    services = {row["id"]: row for row in evidence.rows("services")}
+    for service in services.values():
+        found[service["tenant_id"], "services"] += 1
+        found[_PLATFORM, "services"] += 1
     for deployment in evidence.rows("deployments"):
-        count(deployment["tenant_id"], "replicas", deployment["replicas"])
-        count(deployment["tenant_id"], "devices", deployment["replicas"] * deployment["devices"])
+        if services[deployment["service_id"]]["desired"] == "running":
+            found[deployment["tenant_id"], "replicas"] += deployment["replicas"]
+            found[deployment["tenant_id"], "devices"] += deployment["replicas"] * deployment["devices"]
     for key in evidence.rows("api_keys"):
-        if key["revoked_at"] is None:
-            count(key["tenant_id"], "keys")
+        if key["tenant_id"] is not None and key["revoked_at"] is None:
+            found[key["tenant_id"], "keys"] += 1
     return found

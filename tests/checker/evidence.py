@@ -1,5 +1,6 @@
 """One look at everything: what the checks are given. Gathering is done here and nowhere else."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +24,17 @@ REPLICA_LABEL: Final = "appliance.replica"
 
 @dataclass(frozen=True)
 class Evidence:
-    """`containers` is None where no daemon was to be asked. `foreign` are ids of containers that are not ours and
-    that were there before."""
+    """`appliance` is the id that our containers carry. `containers` is None where no daemon was to be asked.
+    `foreign` are ids of containers that are not ours and that were there before."""
 
     home: Path
+    appliance: str
     tables: Tables
     processes: ProcessTable
     sockets: Sequence[Listener] = ()
     containers: Sequence[Container] | None = None
     foreign: frozenset[str] = frozenset()
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def rows(self, table: str) -> Sequence[Row]:
@@ -46,8 +48,9 @@ class Evidence:
     @property
     def our_containers(self) -> Mapping[str, Container]:
         """Running or not, by container id."""
-        found = (container for container in self.containers or () if APPLIANCE_LABEL in container.labels)
-        return {container.id: container for container in found}
+        everything = self.containers or ()
+        ours = (container for container in everything if container.labels.get(APPLIANCE_LABEL) == self.appliance)
+        return {container.id: container for container in ours}
 
     @property
     def replica_processes(self) -> Mapping[int, tuple[str, Process]]:
@@ -92,13 +95,14 @@ def gather(
     *,
     database_url: str | None = None,
     docker_host: str | None = None,
-    secrets: Mapping[str, str] | None = None,
+    secrets: Mapping[str, bytes] | None = None,
     foreign: frozenset[str] = frozenset(),
 ) -> Evidence:
     """One look. The database is read first: what it does not know of yet cannot be held against a process."""
     tables = read_tables(database_url or f"{SQLITE}{home}/db/appliance.sqlite")
     return Evidence(
         home=home,
+        appliance=(home / "appliance.id").read_text().strip(),
         tables=tables,
         containers=None if docker_host is None else read_containers(docker_host),
         processes=ProcessTable.snapshot(),
@@ -108,16 +112,22 @@ def gather(
     )
 
 
-_SHORTEST_SECRET: Final = 16
+_PEM_LINE: Final = 64
 
 
-def secrets_of(home: Path) -> Mapping[str, str]:
-    """What the appliance itself keeps secret, by file: keys that a person is given, and its private keys."""
-    found: dict[str, str] = {}
+def secrets_of(home: Path) -> Mapping[str, bytes]:
+    """What the appliance itself keeps secret, by file: keys that a person is given, and its own private keys."""
+    found: dict[str, bytes] = {}
     for path in sorted([*home.glob("*.key"), *home.glob("secrets/*.key")]):
-        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
-        # In a PEM file the second line is the first one that is secret and not the same in every key.
-        telling = [line for line in lines if len(line) >= _SHORTEST_SECRET and not line.startswith("-----")]
-        if telling:
-            found[str(path.relative_to(home))] = telling[min(1, len(telling) - 1)]
+        name, content = str(path.relative_to(home)), path.read_bytes()
+        if content.startswith(b"-----BEGIN"):
+            # The last full line: the first ones only say what kind of key it is. One line also shows where a copy
+            # has its line ends escaped.
+            found[name] = [line for line in content.split() if len(line) == _PEM_LINE][-1]
+        elif content.strip().isascii():
+            found[name] = content.strip()
+        else:
+            found[name] = content
+            found[f"{name} in hexadecimal"] = content.hex().encode()
+            found[f"{name} in base64"] = base64.b64encode(content)
     return found

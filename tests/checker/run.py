@@ -43,7 +43,7 @@ def check(
     *,
     database_url: str | None = None,
     docker_host: str | None = None,
-    secrets: Mapping[str, str] | None = None,
+    secrets: Mapping[str, bytes] | None = None,
     foreign: frozenset[str] = frozenset(),
     settle_s: float = SETTLE_S,
 ) -> list[Violation]:

@@ -12,7 +12,7 @@ _LOGS: Final = ("logs/**/*", "run/e/*/*.json", "run/e/*/*.log", "gateway/**/*")
 
 
 def anywhere(evidence: Evidence) -> Iterator[Violation]:
-    secrets = {name: value.encode() for name, value in evidence.secrets.items() if value}
+    secrets = evidence.secrets
     longest = max((len(value) for value in secrets.values()), default=0)
     if not longest:
         return

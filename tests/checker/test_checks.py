@@ -10,15 +10,17 @@ import pytest
 
 from tests.checker import counters, deadlines, leases, listening, observe, ownership, secrecy
 from tests.checker.containers import Container
-from tests.checker.evidence import Evidence
+from tests.checker.evidence import Evidence, secrets_of
 from tests.support.processes import Listener, Process, ProcessTable
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOME = Path("/srv/appliance")
 TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "tenants": [],
-    "services": [{"id": "svc_1", "tenant_id": "ten_1"}],
-    "deployments": [{"id": "dep_1", "tenant_id": "ten_1", "replicas": 1, "devices": 1}],
+    "services": [{"id": "svc_1", "tenant_id": "ten_1", "desired": "running"}],
+    "deployments": [
+        {"id": "dep_1", "tenant_id": "ten_1", "service_id": "svc_1", "replicas": 1, "devices": 1},
+    ],
     "replicas": [{"id": "rpl_1", "deployment_id": "dep_1", "state": "ready", "deadline_at": None}],
     "nodes": [{"id": "nod_1", "memory_claimed": 7}],
     "node_claims": [{"node_id": "nod_1", "replica_id": "rpl_1", "memory_bytes": 7}],
@@ -49,7 +51,7 @@ READY = Process(
 
 def evidence(*processes: Process, **tables: Sequence[Mapping[str, Any]]) -> Evidence:
     table = ProcessTable({process.pid: process for process in processes or (READY,)})
-    return Evidence(home=HOME, tables={**TABLES, **tables}, processes=table, at=NOW)
+    return Evidence(home=HOME, appliance="apl_1", tables={**TABLES, **tables}, processes=table, at=NOW)
 
 
 def container(name: str, labels: Mapping[str, str], *, running: bool = True, uuid: str = "GPU-1") -> Container:
@@ -140,6 +142,12 @@ def test_counters_that_differ_from_what_exists_or_pass_their_limit():
     assert "2 counted, 1 exist" in found
 
 
+def test_a_stopped_service_counts_no_devices():
+    stopped = [{**TABLES["services"][0], "desired": "stopped"}]
+    found = problems(list(counters.within_database(evidence(services=stopped))))
+    assert found == "I3  quota of devices of ten_1: 1 counted, 0 exist"
+
+
 def test_a_process_without_an_owner():
     orphan = replace(READY, environ={**READY.environ, "APPLIANCE_REPLICA": "rpl_9"})
     found = problems(list(ownership.across(evidence(orphan))))
@@ -160,6 +168,11 @@ def test_containers_without_an_owner_or_twice_or_after_the_end():
     ended = evidence(replicas=[{**TABLES["replicas"][0], "state": "stopped"}])
     found = problems(list(ownership.across(replace(ended, containers=[container("a", labels("rpl_1"))]))))
     assert "container a: runs while replica rpl_1 is stopped" in found
+
+
+def test_the_containers_of_another_appliance_are_left_alone():
+    other = container("a", {**labels("rpl_9"), "appliance.appliance": "apl_2"})
+    assert list(ownership.across(replace(evidence(), containers=[other]))) == []
 
 
 def test_a_foreign_container_that_was_touched():
@@ -191,7 +204,7 @@ def test_a_secret_in_each_place(tmp_path: Path):
     there = replace(
         evidence(process, tenants=[{"id": "ten_1", "name": secret}]),
         home=tmp_path,
-        secrets={"given": secret},
+        secrets={"given": secret.encode()},
         containers=[replace(container("a", labels("rpl_1")), inspected={"Config": {"Env": [f"KEY={secret}"]}})],
     )
     assert {violation.subject for violation in secrecy.anywhere(there)} == {
@@ -201,6 +214,18 @@ def test_a_secret_in_each_place(tmp_path: Path):
         "table tenants, column name",
         "logs/control.log",
     }
+
+
+def test_the_appliance_s_own_secrets_are_looked_for(tmp_path: Path):
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "demo.key").write_text("ak-0123\n")
+    (tmp_path / "secrets" / "master.key").write_bytes(bytes(range(200, 232)))
+    body = "\n".join(letter * 64 for letter in "abc")
+    (tmp_path / "secrets" / "ca.key").write_text(f"-----BEGIN PRIVATE KEY-----\n{body}\nxyz=\n-----END")
+    found = secrets_of(tmp_path)
+    assert found["demo.key"] == b"ak-0123"
+    assert found["secrets/ca.key"] == b"c" * 64
+    assert found["secrets/master.key in hexadecimal"].startswith(b"c8c9ca")
 
 
 def test_a_recent_deadline_is_not_past():
