@@ -44,7 +44,7 @@ async def drop_superseded(work: Work, repository: ModelRepository) -> int:
         .join(ModelRow, ModelRow.id == ModelVersionRow.model_id)
         .where(ModelVersionRow.state == VersionState.normal, ~ModelVersionRow.is_current)
     )
-    found = list((await work.session.execute(query)).tuples())
+    found = (await work.session.execute(query)).all()
     users = await repository.users_of(work.session, [version.id for version, _ in found])
     dropped = 0
     for version, tenant_id in found:

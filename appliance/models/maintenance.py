@@ -66,7 +66,6 @@ class ModelStoreKeeper:
         self._swept_at: float | None = None
 
     async def reconcile(self) -> ModelStoreStatus:
-        await asyncio.to_thread(self._repository.store.prepare)
         await self._follow_orders()
         return await self._collect()
 
@@ -93,17 +92,19 @@ class ModelStoreKeeper:
             self._jobs[version_id] = _Job(progress, task)
 
     async def _run(self, order: Order, progress: Progress) -> None:
+        stored = False
         try:
             with self._repository.store.claims.holding() as claim:
                 outcome = await self._process(order, progress, claim)
-                if outcome is not None:
-                    await self._apply(order, outcome)
+                stored = outcome is not None and await self._apply(order, outcome)
         except (DatabaseUnavailable, LeaseLost) as error:
             log.warning("model.import.postponed", version=order.version_id, reason=error.detail)
         except Exception:  # the boundary of a background task: logged here, begun again by a later round
             log.exception("model.import.unsettled", version=order.version_id)
         finally:
             self._jobs.pop(order.version_id, None)
+            if not stored:
+                self._swept_at = None  # it may have placed blobs that no row will ever speak of
 
     async def _process(
         self, order: Order, progress: Progress, claim: Callable[[str], None]
@@ -137,13 +138,14 @@ class ModelStoreKeeper:
         except DatabaseUnavailable:
             log.warning("model.import.unreported", version=order.version_id)
 
-    async def _apply(self, order: Order, outcome: Imported | ApplianceError) -> None:
+    async def _apply(self, order: Order, outcome: Imported | ApplianceError) -> bool:
+        """Whether what was stored is now spoken of by rows."""
         async with self._applying, self._guarded.write() as session:
             work = self._work(session)
             if isinstance(outcome, ApplianceError):
                 await settle_failed(work, order.version_id, order.tenant_id, outcome)
-            else:
-                await settle_normal(work, order, outcome)
+                return False
+            return await settle_normal(work, order, outcome)
 
     def _work(self, session: AsyncSession) -> Work:
         return Work(session, system(RECONCILER), self._clock)

@@ -24,7 +24,7 @@ async def load_orders(session: AsyncSession) -> list[Order]:
         .join(ModelRow, ModelRow.id == ModelVersionRow.model_id)
         .order_by(ModelImportRow.version_id)
     )
-    return [_order(running, model) for running, model in (await session.execute(query)).tuples()]
+    return [_order(running, model) for running, model in await session.execute(query)]
 
 
 def _order(running: ModelImportRow, model: ModelRow) -> Order:

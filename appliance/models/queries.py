@@ -85,7 +85,7 @@ async def list_versions(session: AsyncSession, model_id: str, page: PageRequest)
 async def version_names(session: AsyncSession, model_id: str) -> dict[str, str]:
     """The names of all the model's versions by id."""
     query = select(ModelVersionRow.id, ModelVersionRow.name).where(ModelVersionRow.model_id == model_id)
-    return dict((await session.execute(query)).tuples().all())
+    return dict((await session.execute(query)).all())
 
 
 async def find_version(session: AsyncSession, model: ModelRow, reference: str) -> ModelVersionRow:

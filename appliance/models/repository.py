@@ -22,6 +22,7 @@ class ModelRepository:
 
     def __init__(self, root: Path, *, upload_bytes: int, import_roots: Sequence[Path] = ()) -> None:
         self.store = Store(root)
+        self.store.prepare()
         self.upload_bytes = upload_bytes
         self.import_roots = tuple(import_roots)
         self.digests = Digests()

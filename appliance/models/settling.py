@@ -24,12 +24,12 @@ BATCH = 500
 MOST_SHOWN = 100
 
 
-async def settle_normal(work: Work, order: Order, imported: Imported) -> None:
-    """The version is whole and becomes the current one of its name. Nothing happens if it was deleted meanwhile."""
+async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
+    """The version is whole and becomes the current one of its name; False if it was deleted meanwhile."""
     model = await _lock_model(work.session, order)
     version = await _importing(work.session, order.version_id)
     if model is None or version is None:
-        return
+        return False
     await _insert_files(work, version.id, imported.files)
     await work.session.execute(
         update(ModelVersionRow)
@@ -47,6 +47,7 @@ async def settle_normal(work: Work, order: Order, imported: Imported) -> None:
     detail = {"model": model.name, "version": version.name, "source": order.source, "bytes": version.total_bytes}
     work.record("model.version.imported", "model_version", version.id, tenant_id=order.tenant_id, detail=detail)
     work.wake(RECONCILER)
+    return True
 
 
 async def settle_failed(work: Work, version_id: str, tenant_id: str | None, error: ApplianceError) -> None:

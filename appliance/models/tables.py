@@ -7,8 +7,9 @@ version of a model; at most one import of a name runs at a time; no file row wit
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Sha256, Text, UtcDateTime
@@ -62,7 +63,7 @@ class ModelVersionRow(Base):
     is_current: Mapped[bool] = mapped_column(default=False)
     total_bytes: Mapped[Bytes] = mapped_column(default=0)
     details: Mapped[Json] = mapped_column("metadata", default=dict)
-    error: Mapped[Json] = mapped_column(default=None)
+    error: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
     verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     created_at: Mapped[Instant]
 

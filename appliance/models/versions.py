@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete, select
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.ids import is_id, new_id
@@ -21,7 +20,7 @@ from tenants.work import Work
 
 
 async def begin_version(work: Work, model: ModelRow, name: str, kind: VersionKind) -> ModelVersionRow:
-    """A new version in the state `importing`; earlier failed ones of the name go.
+    """A new version in the state `importing`; earlier failed ones of the name go. `model` is locked.
 
     Raises `VersionImmutable` where the name is a tag's or of the other kind, `ImportRunning` where one is under way.
     """
@@ -30,8 +29,12 @@ async def begin_version(work: Work, model: ModelRow, name: str, kind: VersionKin
     current = await queries.current_version(work.session, model.id, name)
     if current is not None and VersionKind.tag in (current.kind, kind):
         raise VersionImmutable(f"{name!r} of model {model.name!r} is a {current.kind} already; choose another name")
-    failed = (ModelVersionRow.name == name) & (ModelVersionRow.state == VersionState.failed)
-    await work.session.execute(delete(ModelVersionRow).where(ModelVersionRow.model_id == model.id, failed))
+    of_name = (ModelVersionRow.model_id == model.id) & (ModelVersionRow.name == name)
+    importing = of_name & (ModelVersionRow.state == VersionState.importing)
+    if await work.session.scalar(select(ModelVersionRow.id).where(importing)) is not None:
+        raise ImportRunning(f"{name!r} of {model.name!r} is being imported; wait, or delete that version")
+    failed = of_name & (ModelVersionRow.state == VersionState.failed)
+    await work.session.execute(delete(ModelVersionRow).where(failed))
     row = ModelVersionRow(
         id=new_id("ver"),
         model_id=model.id,
@@ -43,11 +46,8 @@ async def begin_version(work: Work, model: ModelRow, name: str, kind: VersionKin
         details={},
         created_at=work.now(),
     )
-    try:
-        async with work.session.begin_nested():
-            work.session.add(row)
-    except IntegrityError as error:
-        raise ImportRunning(f"{name!r} of {model.name!r} is being imported; wait, or delete that import") from error
+    work.session.add(row)
+    await work.session.flush()
     return row
 
 
