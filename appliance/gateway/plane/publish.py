@@ -8,7 +8,6 @@ is idempotent: what did not change is not written. The manifest before the curre
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -60,20 +59,23 @@ class SnapshotWriter:
         return self._replace_manifest(current, names)
 
     def _all_present(self, contents: Mapping[str, bytes]) -> bool:
-        present = set(os.listdir(self._directory))
-        return present.issuperset(contents)
+        return self._present().issuperset(contents)
+
+    def _present(self) -> set[str]:
+        return {path.name for path in self._directory.iterdir()}
 
     def _write_shards(self, contents: Mapping[str, bytes]) -> None:
-        present = set(os.listdir(self._directory))
+        present = self._present()
         for name, content in contents.items():
             if name not in present:
                 write_atomic(self._directory / name, content)
 
     def _replace_manifest(self, current: Manifest | None, names: dict[str, str]) -> int:
         previous = current or _read_manifest(self._directory / PREVIOUS)
-        manifest = Manifest(
-            version=1 if previous is None else previous.version + 1, written_at=time.time(), shards=names
-        )
+        version = 1 if previous is None else previous.version + 1
+        if current is None and previous is not None:
+            version += 1  # the one that cannot be read had this number, and it may have been acknowledged
+        manifest = Manifest(version=version, written_at=time.time(), shards=names)
         if current is not None:
             write_atomic(self._directory / PREVIOUS, msgspec.json.encode(current))
         write_atomic(self._directory / MANIFEST, msgspec.json.encode(manifest))
@@ -82,7 +84,7 @@ class SnapshotWriter:
 
     def _collect_garbage(self, keep: list[Manifest]) -> None:
         named = {name for manifest in keep for name in manifest.shards.values()} | {MANIFEST, PREVIOUS}
-        for name in os.listdir(self._directory):
+        for name in self._present():
             if name not in named and name.endswith(".json"):
                 (self._directory / name).unlink(missing_ok=True)
         sync_directory(self._directory)

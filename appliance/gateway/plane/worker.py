@@ -35,7 +35,7 @@ from appliance.gateway.plane.paths import (
     take_worker_lock,
 )
 from appliance.gateway.plane.slots import SLOTS, SlotTable
-from appliance.gateway.plane.snapshot import SnapshotReader
+from appliance.gateway.plane.snapshot import Snapshot, SnapshotReader
 from appliance.gateway.plane.spool import Spool
 from appliance.gateway.plane.status import StatusWriter
 from appliance.gateway.plane.upstream import IDLE_S
@@ -65,6 +65,7 @@ class Worker:
         spool = Spool(directory, freed=slots.free_all, log=log)
         self._context = Context(loop=loop, status=status, slots=slots, spool=spool, worker=index, log=log)
         self._snapshot = SnapshotReader(snapshot_directory(home))
+        self._applied: Snapshot | None = None
         self._acceptor = Acceptor(self._context)
         self._control = ControlServer(home, index, loop, self._acceptor, drain=self.drain, log=log)
         self._drained = asyncio.Event()
@@ -126,9 +127,10 @@ class Worker:
         if not self._snapshot.poll():
             return
         context, snapshot, error = self._context, self._snapshot.current, self._snapshot.error
-        if snapshot is not None and snapshot.version != context.tables.version:
+        if snapshot is not None and snapshot is not self._applied:
             try:
                 context.tables = tables.build(snapshot, context.tables, context.backends)
+                self._applied = snapshot
             except (OverflowError, ValueError) as failure:
                 error = str(failure)
         context.status.applied(context.tables.version, error)

@@ -1,0 +1,339 @@
+"""Processes that die, start again, drain; addresses that are taken; snapshots that are damaged."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from appliance.gateway.plane import wire
+from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, answer_chat, chunk_event, final_event
+from tests.plane.harness import KEY, SERVICE, Connection, Gateway, chat, request, running, service, sha256
+from tests.support.ports import free_port, free_ports
+from tests.support.waiting import eventually
+
+
+class Gate:
+    """A stream that has begun and ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    async def __call__(self, seen: EngineRequest, answer: Answer) -> None:
+        await answer.stream_head()
+        await answer.chunk(chunk_event("first", 9, 1))
+        while not self.opened.is_set() and not seen.gone.is_set():
+            await asyncio.sleep(0.005)
+        if not seen.gone.is_set():
+            await answer.chunk(final_event(9, 1))
+            await answer.chunk(DONE)
+            await answer.end()
+
+
+@contextmanager
+def begun_stream(gateway: Gateway, request_id: str) -> Iterator[Connection]:
+    with gateway.connect() as connection:
+        connection.send(request(chat(stream=True), fields={"X-Request-Id": request_id}))
+        connection.read_until(b"first")
+        yield connection
+
+
+def test_killed_workers_usage_is_recovered_once_and_it_is_replaced(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    with running(own_gateway) as gateway:
+        gateway.ask(request(chat(), fields={"X-Request-Id": "before"}))
+        own_engine.script = Gate()
+        with begun_stream(gateway, "lost") as connection:
+            pid = gateway.worker_pid()
+            os.kill(pid, signal.SIGKILL)
+            # The supervisor's copy of the socket keeps the queue: nobody is refused meanwhile.
+            own_engine.script = answer_chat
+            assert gateway.ask(request(chat(), fields={"X-Request-Id": "after"})).status == 200
+            assert gateway.worker_pid() != pid
+            assert connection.receive().count(b"[DONE]") == 0
+            assert connection.at_end()
+
+        lost = gateway.record("lost")
+        assert (lost.outcome, lost.prompt_tokens, lost.completion_tokens) == ("worker_lost", 9, 1)
+        assert lost.tail_tokens > 0
+        assert gateway.record("before").outcome == gateway.record("after").outcome == "completed"
+    assert sorted(record.request_id for record in gateway.records().values()) == ["after", "before", "lost"]
+
+
+def test_workers_killed_again_and_again_lose_and_double_nothing(own_gateway: Gateway, own_engine: FakeEngine) -> None:
+    told = []
+    with running(own_gateway) as gateway:
+        for round_ in range(5):
+            own_engine.script = Gate()
+            with begun_stream(gateway, f"lost-{round_}"):
+                told.append(f"lost-{round_}")
+                os.kill(gateway.worker_pid(), signal.SIGKILL)
+            own_engine.script = answer_chat
+            for number in range(20):
+                assert gateway.ask(request(chat(), fields={"X-Request-Id": f"{round_}-{number}"})).status == 200
+                told.append(f"{round_}-{number}")
+            gateway.records()  # segments are ingested and removed in between
+    assert sorted(record.request_id for record in gateway.records().values()) == sorted(told)
+
+
+def test_killed_supervisor_is_replaced_without_a_refused_connection(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    own_gateway.workers = 2
+    with running(own_gateway) as gateway:
+        pids = [gateway.worker_pid(index) for index in range(2)]
+        gate = own_engine.script = Gate()
+        with begun_stream(gateway, "through") as stream:
+            own_engine.script = answer_chat
+            failures: list[BaseException] = []
+            stop = threading.Event()
+            asker = threading.Thread(target=_ask_until, args=(gateway, stop, failures))
+            asker.start()
+            gateway.kill_supervisor()
+            assert gateway.ask(request(chat())).status == 200
+            gateway.start()
+            gateway.await_serving()
+            stop.set()
+            asker.join(10)
+
+            assert failures == []
+            assert [gateway.worker_pid(index) for index in range(2)] == pids
+            gate.opened.set()
+            assert DONE in stream.read_until(b"0\r\n\r\n")
+        # What was adopted is owned: a worker that dies now is replaced with its socket.
+        os.kill(pids[0], signal.SIGKILL)
+        eventually(lambda: gateway.worker_pid(0) != pids[0], ignoring=(OSError, ValueError))
+        gateway.await_serving()
+    assert processes_of(gateway) == []
+
+
+def _ask_until(gateway: Gateway, stop: threading.Event, failures: list[BaseException]) -> None:
+    while not stop.is_set():
+        try:
+            assert gateway.ask(request(chat())).status == 200
+        except (OSError, EOFError, AssertionError) as error:
+            failures.append(error)
+
+
+def test_worker_lost_while_there_is_no_supervisor_is_recovered_by_the_next(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    own_engine.script = Gate()
+    with running(own_gateway) as gateway:
+        with begun_stream(gateway, "lost"):
+            gateway.kill_supervisor()
+            os.kill(gateway.worker_pid(), signal.SIGKILL)
+        gateway.start()
+        gateway.await_serving()
+        assert gateway.record("lost").outcome == "worker_lost"
+
+
+def test_gateway_restarts_without_the_control_plane(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        assert gateway.ask(request(chat())).status == 200
+    gateway.start()  # nothing is published: the last snapshot is what there is
+    gateway.await_serving()
+    assert gateway.ask(request(chat())).status == 200
+
+
+def test_gateway_waits_for_the_first_snapshot(own_gateway: Gateway) -> None:
+    own_gateway.start()
+    eventually(lambda: own_gateway.report() is not None)
+    own_gateway.publish(wait=False)
+    own_gateway.await_serving()
+    assert own_gateway.ask(request(chat())).status == 200
+
+
+def test_second_supervisor_does_not_start(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        command = [sys.executable, "-m", "appliance.gateway.plane.supervisor", "--home", str(gateway.home)]
+        second = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        assert second.returncode == 3
+        assert b"supervisor.already_running" in second.stderr
+        assert int(wire.supervisor_pid_path(gateway.home).read_text()) == gateway.process.pid  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("shares", [False, True])
+def test_port_of_a_foreign_process_is_reported_and_left_alone(own_gateway: Gateway, host: str, shares: bool) -> None:
+    taken, other = free_ports(2)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares:
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        squatter.bind((host, taken))
+        squatter.listen()
+        own_gateway.port = other
+        own_gateway.listeners = [
+            wire.Listener("lsn_taken", "gwy_1", "127.0.0.1" if host != "::" else "::", taken, SERVICE),
+            wire.Listener("lsn_free", "gwy_1", "127.0.0.1", other, SERVICE),
+        ]
+        own_gateway.publish()
+        own_gateway.start()
+        eventually(lambda: _bound(own_gateway) == {"lsn_taken": False, "lsn_free": True})
+        report = own_gateway.report()
+        assert report is not None
+        (error,) = [each.error for each in report.listeners if each.id == "lsn_taken"]
+        assert error is not None
+        assert f":{taken} is in use by a process that is not this gateway's" in error
+        eventually(lambda: own_gateway.ask(request(chat())).status == 200, ignoring=(OSError,))
+        with socket.create_connection(("127.0.0.1", taken), 5):
+            squatter.settimeout(5)
+            squatter.accept()[0].close()
+    # Once it is free it is bound, without anyone's asking.
+    eventually(lambda: _bound(own_gateway) == {"lsn_taken": True, "lsn_free": True})
+
+
+def _bound(gateway: Gateway) -> dict[str, bool]:
+    report = gateway.report()
+    return {} if report is None else {each.id: each.bound for each in report.listeners}
+
+
+def test_listeners_come_and_go_with_the_snapshot(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        second = wire.Listener("lsn_2", "gwy_1", "::1", free_port(), SERVICE)
+        gateway.listeners.append(second)
+        gateway.publish()
+        gateway.await_serving()
+        gateway.listeners.remove(second)
+        gateway.publish()
+        eventually(lambda: not _connects(second), message="the removed listener refuses")
+        assert gateway.ask(request(chat())).status == 200
+
+
+def _connects(listener: wire.Listener) -> bool:
+    try:
+        socket.create_connection((listener.host, listener.port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_number_of_workers_follows_the_snapshot(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        gateway.workers = 3
+        gateway.publish()
+        gateway.await_serving()
+        gateway.workers = 1
+        gateway.publish()
+        eventually(lambda: len(processes_of(gateway)) == 2, message="one supervisor, one worker")
+        for _ in range(20):
+            assert gateway.ask(request(chat())).status == 200
+
+
+def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    gate = own_engine.script = Gate()
+    with running(own_gateway) as gateway, begun_stream(gateway, "drained") as stream, gateway.connect() as idle:
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not _connects(gateway.listeners[0]), message="no new connection")
+        assert idle.at_end()
+        (status,) = gateway.statuses()
+        assert (status.draining, status.in_flight_total, status.applied_version) == (True, 1, gateway.version)
+        gate.opened.set()
+        assert DONE in stream.read_until(b"0\r\n\r\n")
+        assert gateway.process.wait(10) == 0
+        gateway.process = None
+    assert [path.name for path in (gateway.home / "run").iterdir() if path.suffix != ".lock"] == []
+    assert processes_of(gateway) == []
+    assert gateway.record("drained").outcome == "completed"
+
+
+def test_grace_that_ends_breaks_off_with_an_error(own_gateway: Gateway, own_engine: FakeEngine) -> None:
+    own_engine.script = Gate()
+    own_gateway.grace_s = 0.3
+    with running(own_gateway) as gateway, begun_stream(gateway, "broken-off") as stream:
+        gateway.stop()
+        rest = b""
+        while piece := stream.receive():
+            rest += piece
+        assert b"gateway_restart" in rest
+        assert b"[DONE]" not in rest
+    assert gateway.record("broken-off").outcome == "timed_out"
+
+
+def test_damaged_shard_leaves_the_last_good_set(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        good = gateway.version
+        gateway.keys = {}
+        gateway.services[SERVICE] = service(Path("/nonexistent"), served_model="other")
+        gateway.publish(wait=False)
+        # The race is the test's: whatever the worker saw first, damage what comes next.
+        gateway.await_applied()
+        gateway.keys = {sha256(KEY): wire.KeyEntry("key_1", "ten_1")}
+        manifest = wire.snapshot_directory(gateway.home) / "manifest.json"
+        damaged = manifest.read_bytes().replace(b'"version":%d' % gateway.version, b'"version":%d' % (gateway.version + 1))
+        shard = next(wire.snapshot_directory(gateway.home).glob("service-*.json"))
+        damaged = damaged.replace(shard.name.encode(), b"service-svc_1-0000000000000000.json")
+        replacement = manifest.with_name("manifest.new")
+        replacement.write_bytes(damaged)
+        replacement.replace(manifest)
+        eventually(lambda: gateway.statuses()[0].error, message="the damage is reported")
+        (status,) = gateway.statuses()
+        assert status.applied_version == gateway.version == good + 1
+        assert "service-svc_1-0000000000000000.json" in status.error
+        gateway.services[SERVICE] = service(Path("/nonexistent"))
+        assert gateway.publish() == good + 3
+        assert gateway.statuses()[0].error == ""
+
+
+def test_worker_that_starts_onto_a_damaged_set_takes_the_one_before(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    own_gateway.publish()
+    own_gateway.services[SERVICE] = service(own_engine.path, served_model="m2")
+    own_gateway.publish()
+    newest = max(
+        wire.snapshot_directory(own_gateway.home).glob("service-*.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    newest.write_bytes(b"{")
+    own_gateway.version -= 1
+    own_gateway.start()
+    own_gateway.await_serving()
+    assert own_gateway.ask(request(chat())).status == 200
+    report = own_gateway.report()
+    assert report is not None
+    assert own_gateway.statuses()[0].error
+
+
+def test_idle_worker_is_small(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        for pid in processes_of(gateway):
+            resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            assert resident < 40 * 1024 * 1024
+
+
+def test_hung_worker_is_adopted_by_nobody_and_ended(own_gateway: Gateway) -> None:
+    """A worker that is stopped keeps its lock; the next supervisor does not start a second one beside it."""
+    with running(own_gateway) as gateway:
+        pid = gateway.worker_pid()
+        gateway.kill_supervisor()
+        os.kill(pid, signal.SIGSTOP)
+        os.utime(wire.pid_path(gateway.home, 0), (0, 0))  # it has been silent for long
+        gateway.start()
+        eventually(lambda: gateway.worker_pid() != pid, ignoring=(OSError, ValueError))
+        gateway.await_serving()
+
+
+def processes_of(gateway: Gateway) -> list[int]:
+    found = []
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            try:
+                arguments = (path / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(gateway.home).encode() in arguments:
+                found.append(int(path.name))
+    return found
