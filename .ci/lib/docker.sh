@@ -17,7 +17,7 @@ docker_start() {
     --data-root "$DOCKERD_DIR/data" \
     --exec-root "$DOCKERD_DIR/exec" \
     --pidfile "$DOCKERD_DIR/dockerd.pid" \
-    --bridge none --iptables=false --ip6tables=false \
+    --bridge none --iptables=false --ip6tables=false --log-level warn \
     </dev/null >"$DOCKERD_DIR/dockerd.log" 2>&1 &
   DOCKERD_PID=$!
   if ! wait_for 60 "$DOCKERD_PID" docker version; then
@@ -30,7 +30,7 @@ docker_start() {
 docker_print_log() {
   [[ -f $DOCKERD_DIR/dockerd.log ]] || return 0
   echo "--- the Docker daemon's last lines" >&2
-  tail -n 60 "$DOCKERD_DIR/dockerd.log" >&2
+  tail -n 30 "$DOCKERD_DIR/dockerd.log" >&2
 }
 
 # Removes the daemon's containers, ends it and takes its data away.

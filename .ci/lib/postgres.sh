@@ -30,10 +30,9 @@ postgres_start() {
   ((EUID != 0)) || chown nobody:nogroup "$POSTGRES_DIR"
   chmod 0700 "$POSTGRES_DIR"
   env --chdir="$POSTGRES_DIR" "${POSTGRES_AS[@]}" "$bin/initdb" --pgdata "$POSTGRES_DIR/data" --auth trust \
-    --username appliance --encoding UTF8 --locale C.UTF-8 --no-sync >"$POSTGRES_DIR.log" 2>&1 ||
-    { postgres_print_log; return 1; }
+    --username appliance --encoding UTF8 --locale C.UTF-8 --no-sync >"$POSTGRES_DIR.log" 2>&1
   postgres_serve "$bin"
-  if ! wait_for 60 "$POSTGRES_PID" "$bin/pg_isready" --host "$POSTGRES_DIR"; then
+  if ! wait_for 60 "$POSTGRES_PID" "$bin/pg_isready" --host "$POSTGRES_DIR" --username appliance --dbname postgres; then
     postgres_print_log
     return 1
   fi
@@ -47,14 +46,14 @@ postgres_serve() {
   env --chdir="$POSTGRES_DIR" "${POSTGRES_AS[@]}" "$bin/postgres" -D "$POSTGRES_DIR/data" \
     -c listen_addresses= -c unix_socket_directories="$POSTGRES_DIR" \
     -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200 \
-    </dev/null >>"$POSTGRES_DIR.log" 2>&1 &
+    </dev/null >"$POSTGRES_DIR.log" 2>&1 &
   POSTGRES_PID=$!
 }
 
 postgres_print_log() {
   [[ -f $POSTGRES_DIR.log ]] || return 0
   echo "--- PostgreSQL's last lines" >&2
-  tail -n 60 "$POSTGRES_DIR.log" >&2
+  tail -n 30 "$POSTGRES_DIR.log" >&2
 }
 
 # A fast shutdown: sessions are cut, the server ends in order.
