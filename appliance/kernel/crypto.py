@@ -43,10 +43,10 @@ def same(left: str, right: str) -> bool:
 
 
 class Passwords:
-    """argon2id with the library's current parameters (RFC 9106, low-memory profile)."""
+    """argon2id with the library's current parameters (RFC 9106, low-memory profile), or the given ones."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
         self._pool = ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="argon2")
         self._dummy: str | None = None
 

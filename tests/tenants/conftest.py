@@ -2,12 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 
-import tenants.tables
-import tenants.usage_tables  # noqa: F401 - its tables are created below
 from appliance.kernel import leases
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.crypto import Passwords
@@ -15,7 +13,6 @@ from appliance.kernel.db import Database
 from appliance.kernel.ids import TenantId
 from appliance.kernel.leases import Lease
 from appliance.kernel.settings import LoginSettings
-from appliance.kernel.tables import Base
 from tenants import bootstrap, tenancy
 from tenants.actors import Actor, ActorKind, system
 from tenants.logins import LoginDesk
@@ -29,19 +26,6 @@ WorkAs = Callable[[Actor], AbstractAsyncContextManager[Work]]
 NewTenantOf = Callable[[str], Awaitable[TenantId]]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    async with database.engine.execution_options(writes=True).begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-    yield database
-    await database.close()
-
-
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
@@ -49,7 +33,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture(scope="session")
 def passwords() -> Iterator[Passwords]:
-    passwords = Passwords()
+    passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))  # as cheap as can be
     yield passwords
     passwords.close()
 
