@@ -62,13 +62,17 @@ class NvmlProbe:
         self._command, self._deadline_s, self._root = command, deadline_s, root
         self._stuck: asyncio.subprocess.Process | None = None
 
+    @property
+    def hung_process(self) -> int | None:
+        """The child that was killed at its deadline and is still there."""
+        return self._stuck.pid if self._stuck is not None and self._stuck.returncode is None else None
+
     async def devices(self) -> ProbeAnswer:
         """Never raises and never takes much longer than the deadline."""
         if not has_nvidia_hardware(self._root):
             return ProbeAnswer()
-        if self._stuck is not None and self._stuck.returncode is None:
-            return ProbeAnswer(error=f"the NVIDIA driver hangs: process {self._stuck.pid} cannot be ended")
-        self._stuck = None
+        if (pid := self.hung_process) is not None:
+            return ProbeAnswer(error=f"the NVIDIA driver hangs: process {pid} cannot be ended")
         try:
             child = await asyncio.create_subprocess_exec(
                 *self._command,

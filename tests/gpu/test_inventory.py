@@ -39,7 +39,7 @@ class Scene:
         self.answer = ProbeAnswer()
         self.database, self.clock = database, clock
         self.woken: list[str] = []
-        database.on_commit = self.woken.extend
+        database.activate = self.woken.extend
         self.inventory = Inventory(
             database,
             clock,
