@@ -60,7 +60,7 @@ async def _retire(session: AsyncSession, clock: Clock, replica_id: str, drain: t
             await move(
                 session, clock, replica_id, state, ReplicaState.stopping, deadline=STOPPING_MARGIN, outcome=outcome
             )
-        case ReplicaState.ready:
+        case ReplicaState.joining | ReplicaState.ready:
             await move(session, clock, replica_id, state, ReplicaState.draining, deadline=drain)
             message = "no new requests; running ones may finish"
             note(session, clock, replica.service_id, Phase.draining, message, replica_id=replica_id)

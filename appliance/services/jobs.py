@@ -12,7 +12,7 @@ from typing import Final
 
 from appliance.kernel.errors import Unavailable
 from appliance.kernel.logging import get_logger
-from appliance.services import launching, leaving, readiness
+from appliance.services import joining, launching, leaving, readiness
 from appliance.services.machinery import Machinery
 from appliance.services.states import ReplicaState
 from appliance.services.transitions import Overtaken
@@ -24,6 +24,7 @@ Job = Callable[[Machinery, str], Awaitable[None]]
 JOBS: Final[dict[ReplicaState, Job]] = {
     ReplicaState.placed: launching.launch,
     ReplicaState.starting: readiness.become_ready,
+    ReplicaState.joining: joining.join,
     ReplicaState.ready: readiness.stay_ready,
     ReplicaState.draining: leaving.drain,
     ReplicaState.stopping: leaving.stop,

@@ -97,7 +97,13 @@ def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], 
         yield Add(deployment.id, -surplus)
 
 
-_ORDER = (ReplicaState.pending, ReplicaState.placed, ReplicaState.starting, ReplicaState.ready)
+_ORDER = (
+    ReplicaState.pending,
+    ReplicaState.placed,
+    ReplicaState.starting,
+    ReplicaState.joining,
+    ReplicaState.ready,
+)
 
 
 def _least_missed(replica: ReplicaFacts) -> tuple[int, str]:
@@ -129,7 +135,7 @@ def _summarise_running(service: ServiceFacts, live: Sequence[ReplicaFacts]) -> S
         return Show(ServiceState.degraded, reason or f"{ready} of {wanted} replicas are ready")
     if any(deployment.failures for deployment in service.deployments):
         return Show(ServiceState.failed, reason)
-    started = any(replica.state is ReplicaState.starting for replica in live)
+    started = any(replica.state in (ReplicaState.starting, ReplicaState.joining) for replica in live)
     return Show(ServiceState.starting, "") if started else Show(ServiceState.pending, reason)
 
 

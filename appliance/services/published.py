@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.gateway.plane import wire
 from appliance.kernel.crypto import hmac_hex
 from appliance.runtimes.catalog import Catalog
-from appliance.services.states import Desired, ReplicaState
+from appliance.services.states import SERVING, Desired
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from tenants.tables import TenantRow
 
@@ -32,7 +32,9 @@ class Routes:
         for deployment in (await session.scalars(select(DeploymentRow).order_by(DeploymentRow.id))).all():
             deployments[deployment.service_id].append(deployment)
         ready: dict[str, list[str]] = defaultdict(list)
-        query = select(ReplicaRow.deployment_id, ReplicaRow.id).where(ReplicaRow.state == ReplicaState.ready.value)
+        query = select(ReplicaRow.deployment_id, ReplicaRow.id).where(
+            ReplicaRow.state.in_([state.value for state in SERVING])
+        )
         for deployment_id, replica_id in (await session.execute(query.order_by(ReplicaRow.id))).tuples():
             ready[deployment_id].append(replica_id)
         return {row.id: self._shard(row, tenants[row.tenant_id], deployments[row.id], ready) for row in services}

@@ -1,4 +1,4 @@
-"""From `starting` to `ready` by a real token, and staying ready only while tokens come.
+"""From `starting` to `joining` by a real token, and staying ready only while tokens come.
 
 `/health` alone says little: an engine that hangs still answers it. Live traffic that makes the engine's own token
 counter grow counts as the probe; only an engine without progress is asked for a token.
@@ -14,12 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.runtimes.catalog import RuntimeSpec
 from appliance.services import failing
 from appliance.services.engine import Engine, EngineTrouble, ProbeUsage
-from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.phases import PhaseReader
-from appliance.services.states import Phase, ReplicaState
+from appliance.services.states import ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
-from appliance.services.transitions import Overtaken, move
+from appliance.services.transitions import JOINING_DEADLINE, Overtaken, move
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 0.25
@@ -49,25 +48,20 @@ async def become_ready(machinery: Machinery, replica_id: str) -> None:
         except EngineTrouble as trouble:
             await failing.fail(machinery, replica_id, ReplicaState.starting, f"no first token: {trouble}")
             return
-    await _declare_ready(machinery, replica_id, target.service_id, usage)
+    await _let_join(machinery, replica_id, usage)
 
 
-async def _declare_ready(machinery: Machinery, replica_id: str, service_id: str, usage: ProbeUsage) -> None:
+async def _let_join(machinery: Machinery, replica_id: str, usage: ProbeUsage) -> None:
     async with machinery.guarded.write() as session:
-        now = machinery.clock.now()
-        await move(session, machinery.clock, replica_id, ReplicaState.starting, ReplicaState.ready, ready_at=now)
-        replica = await session.get_one(ReplicaRow, replica_id)
-        _count(replica, usage)
-        took = (now - replica.created_at).total_seconds()
-        note(
+        await move(
             session,
             machinery.clock,
-            service_id,
-            Phase.ready,
-            f"a first token came back {took:.1f} s after the replica was created",
-            replica_id=replica_id,
-            detail={"seconds": round(took, 3)},
+            replica_id,
+            ReplicaState.starting,
+            ReplicaState.joining,
+            deadline=JOINING_DEADLINE,
         )
+        _count(await session.get_one(ReplicaRow, replica_id), usage)
 
 
 async def stay_ready(machinery: Machinery, replica_id: str) -> None:

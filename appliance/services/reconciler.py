@@ -22,12 +22,12 @@ from appliance.services.facts import World, load
 from appliance.services.jobs import Jobs
 from appliance.services.machinery import Machinery
 from appliance.services.planner import Change, Forget, ServiceFacts, Show, plan, summarise
-from appliance.services.states import ReplicaState
+from appliance.services.states import SERVING, ReplicaState
 from appliance.services.tables import ReplicaRow
 from appliance.services.transitions import Overtaken
 
 log = get_logger(__name__)
-_RUNS = frozenset({ReplicaState.starting, ReplicaState.ready})
+_RUNS = SERVING | {ReplicaState.starting}
 
 
 class Round(msgspec.Struct, frozen=True):

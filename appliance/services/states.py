@@ -26,9 +26,12 @@ class ServiceState(StrEnum):
 
 
 class ReplicaState(StrEnum):
+    """`joining`: a real token came back, and the gateways are being told; ready only once they know."""
+
     pending = "pending"
     placed = "placed"
     starting = "starting"
+    joining = "joining"
     ready = "ready"
     draining = "draining"
     stopping = "stopping"
@@ -63,13 +66,16 @@ class Action(StrEnum):
 REPLICA_TRANSITIONS: Final[dict[ReplicaState, frozenset[ReplicaState]]] = {
     ReplicaState.pending: frozenset({ReplicaState.placed, ReplicaState.stopped}),
     ReplicaState.placed: frozenset({ReplicaState.starting, ReplicaState.stopping}),
-    ReplicaState.starting: frozenset({ReplicaState.ready, ReplicaState.stopping}),
+    ReplicaState.starting: frozenset({ReplicaState.joining, ReplicaState.stopping}),
+    ReplicaState.joining: frozenset({ReplicaState.ready, ReplicaState.draining, ReplicaState.stopping}),
     ReplicaState.ready: frozenset({ReplicaState.draining, ReplicaState.stopping}),
     ReplicaState.draining: frozenset({ReplicaState.stopping}),
     ReplicaState.stopping: frozenset({ReplicaState.stopped, ReplicaState.failed}),
     ReplicaState.stopped: frozenset(),
     ReplicaState.failed: frozenset(),
 }
+SERVING: Final = frozenset({ReplicaState.joining, ReplicaState.ready})
+"""Replicas that the snapshot holds."""
 ENDED: Final = frozenset({ReplicaState.stopped, ReplicaState.failed})
 LEAVING: Final = frozenset({ReplicaState.draining, ReplicaState.stopping})
 COMING_OR_UP: Final = frozenset(ReplicaState) - ENDED - LEAVING

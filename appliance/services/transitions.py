@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
 from appliance.kernel.db import wake
-from appliance.services.states import ENDED, REPLICA_TRANSITIONS, ReplicaState
+from appliance.services.states import ENDED, REPLICA_TRANSITIONS, SERVING, ReplicaState
 from appliance.services.tables import ReplicaRow
 
 SERVICES = "services"
 SNAPSHOT = "snapshot"
 PLACED_DEADLINE = timedelta(seconds=120)
+JOINING_DEADLINE = timedelta(seconds=10)
 STOPPING_MARGIN = timedelta(seconds=30)
 
 
@@ -47,5 +48,5 @@ async def move(
     if not changed.rowcount:  # type: ignore[attr-defined]  # the result of an UPDATE is a CursorResult
         raise Overtaken(f"{replica_id} is not {came_from} any more")
     wake(session, SERVICES)
-    if ReplicaState.ready in (came_from, to):
+    if (came_from in SERVING) is not (to in SERVING):
         wake(session, SNAPSHOT)

@@ -1,0 +1,1 @@
+"""Whole appliances: real processes, real sockets, real files."""

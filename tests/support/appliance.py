@@ -1,0 +1,232 @@
+"""A whole appliance for tests: the real command in a process of its own, with a home and ports of its own.
+
+`running` starts it, `kill` is SIGKILL, `start` again continues with the same home. Engines are the light ones of
+`tests/engines` unless a test names another runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from tests.support.models import write_tiny_model
+from tests.support.ports import free_ports
+from tests.support.processes import ProcessTable
+from tests.support.waiting import eventually
+
+ENGINES: Final = Path(__file__).parents[1] / "engines"
+START_S: Final = 30.0
+STOP_S: Final = 60.0
+
+
+class Appliance:
+    """`url` and `tenant_url` are the two ports; `admin` is a client with the operator's key."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str]) -> None:
+        admin, tenant, metrics, *gateway = free_ports(19)
+        self.home, self.first_gateway_port = home, gateway[0]
+        self.url, self.tenant_url = f"https://localhost:{admin}", f"https://localhost:{tenant}"
+        self.metrics_url = f"http://127.0.0.1:{metrics}"
+        self.models = home.parent / "source"
+        self._log = home.parent / "control.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.resources = ExitStack()
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.environ.get("HOME", "/root"),
+            "APPLIANCE_HOME": str(home),
+            "APPLIANCE_ADMIN_PORT": str(admin),
+            "APPLIANCE_TENANT_PORT": str(tenant),
+            "APPLIANCE_METRICS_PORT": str(metrics),
+            "APPLIANCE_GATEWAY__FIRST_PORT": str(gateway[0]),
+            "APPLIANCE_GATEWAY__HOST": "127.0.0.1",
+            "APPLIANCE_GATEWAY__DRAIN_S": "5",
+            "APPLIANCE_ENGINES__STOP_GRACE_S": "5",
+            "APPLIANCE_ENGINES__RUNTIME_FOLDERS": str(ENGINES),
+            "APPLIANCE_MODELS__IMPORT_ROOTS": str(self.models),
+            **environ,
+        }
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, **environ: str) -> None:
+        """Start the control plane and wait until it is ready; raises with its output if it ends before."""
+        self.spawn(**environ)
+        eventually(self._is_ready, START_S, message=f"ready; see {self._log}")
+
+    def spawn(self, **environ: str) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "appliance.cli.main", "run"],
+                env=self.environ | environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise AssertionError(f"the control plane ended with {self._process.returncode}:\n{self.output()}")
+        try:
+            return httpx.get(f"{self.metrics_url}/readyz").status_code == httpx.codes.OK and self._has_key()
+        except httpx.TransportError:
+            return False
+
+    def _has_key(self) -> bool:
+        return (self.home / "operator.key").exists()
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL the control plane alone; engines and gateway go on."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def wait_for_death(self, timeout: float) -> bool:
+        """Whether the control plane ended by itself within `timeout` seconds."""
+        assert self._process is not None
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> int:
+        """SIGTERM: everything ends in order; the exit status."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(STOP_S)
+
+    def processes(self) -> list[str]:
+        """Command lines of whatever still runs on behalf of this appliance, found by its home."""
+        return [p.command_line for p in ProcessTable.snapshot() if str(self.home) in p.command_line and not p.is_zombie]
+
+    def client(self, key: str | None = None, *, url: str | None = None, tenant: str | None = None) -> httpx.Client:
+        """A client of the management API; by default the operator's, on the admin port."""
+        secret = key or (self.home / "operator.key").read_text().strip()
+        headers = {"Authorization": f"Bearer {secret}"} | ({"Appliance-Tenant": tenant} if tenant else {})
+        trust = ssl.create_default_context(cafile=str(self.home / "ca.pem"))
+        client = httpx.Client(base_url=f"{url or self.url}/api/v1/", headers=headers, verify=trust, timeout=60)
+        self.resources.callback(client.close)
+        return client
+
+    def cli(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "appliance.cli.main", *arguments],
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+
+class Tenant:
+    """A tenant of the appliance with a model; `client` acts for it with the operator's key."""
+
+    def __init__(self, appliance: Appliance, name: str) -> None:
+        self.appliance, self.name = appliance, name
+        self.client = appliance.client(tenant=name)
+
+    @classmethod
+    def create(cls, appliance: Appliance, name: str = "acme", *, seed: int = 0) -> Tenant:
+        with appliance.client() as operator:
+            done(operator.post("tenants", json={"name": name}))
+        tenant = cls(appliance, name)
+        tenant.import_model("tiny", write_tiny_model(appliance.models / name, seed=seed))
+        return tenant
+
+    def import_model(self, name: str, folder: Path) -> None:
+        done(self.client.post("models", json={"name": name}))
+        done(self.client.post(f"models/{name}/imports", json={"directory": str(folder), "version": "main"}))
+        eventually(lambda: self._version_state(name) == "normal", 60, message=f"model {name} is imported")
+
+    def _version_state(self, model: str) -> str:
+        state: str = done(self.client.get(f"models/{model}/versions/main"))["state"]
+        assert state != "failed"
+        return state
+
+    def key(self, name: str = "key", **members: Any) -> str:
+        secret: str = done(self.client.post("keys", json={"name": name, **members}))["secret"]
+        return secret
+
+    def publish(self, name: str, *, model: str = "tiny", runtime: str = "light", **members: Any) -> dict[str, Any]:
+        body = {"name": name, "model": model, "runtime": runtime, **members}
+        created: dict[str, Any] = done(self.client.post("services", json=body))
+        return created
+
+    def service(self, name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = done(self.client.get(f"services/{name}"))
+        return shown
+
+    def until(self, name: str, state: str, timeout: float = 30) -> dict[str, Any]:
+        """Wait until the service is in `state`."""
+
+        def look() -> dict[str, Any] | None:
+            shown = self.service(name)
+            return shown if shown["state"] == state else None
+
+        return eventually(look, timeout, message=f"service {name} is {state}")  # type: ignore[return-value]
+
+    def until_gone(self, name: str, timeout: float = 30) -> None:
+        eventually(lambda: self.client.get(f"services/{name}").status_code == httpx.codes.NOT_FOUND, timeout)
+
+
+def done(answer: httpx.Response) -> Any:
+    """The decoded body of a successful answer; an error shows its problem."""
+    assert answer.is_success, f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
+    return answer.json() if answer.content else None
+
+
+@contextmanager
+def prepared(**environ: str) -> Iterator[Appliance]:
+    """An appliance that is not started; at the end everything of it is gone, whatever the test did."""
+    folder = Path(tempfile.mkdtemp(prefix="apl-", dir="/tmp"))  # short: sockets lie below
+    appliance = Appliance(folder / "home", environ)
+    try:
+        yield appliance
+    finally:
+        _end(appliance)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running(**environ: str) -> Iterator[Appliance]:
+    with prepared(**environ) as appliance:
+        appliance.start()
+        yield appliance
+
+
+def _end(appliance: Appliance) -> None:
+    appliance.resources.close()
+    if appliance._process is not None and appliance._process.poll() is None:
+        appliance.kill()
+    for process in ProcessTable.snapshot():
+        belongs = str(appliance.home) in process.command_line
+        if belongs and process.pid != os.getpid():
+            _kill(process.pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
