@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from appliance.runtimes.errors import RuntimeFileInvalid
 from appliance.runtimes.forbidden import forbidden_argument, forbidden_variable
 from appliance.runtimes.placeholders import unknown_placeholders
 from appliance.runtimes.spec import DockerForm, Mode, ProcessForm, RuntimeSpec, Setting
+from gpu.probe import has_nvidia_hardware
 
 __all__ = ["Catalog", "Mode", "RuntimeSpec", "read_runtime"]
 
@@ -39,10 +40,13 @@ class Catalog:
                 raise RuntimeFileInvalid(f"{runtime.folder} and {other.folder} both define runtime {runtime.name!r}")
 
     @classmethod
-    def load(cls, further: Iterable[Path] = ()) -> Catalog:
-        """The runtimes that come with the appliance and those of `further` folders (`<folder>/<runtime>/`)."""
+    def load(cls, further: Iterable[Path] = (), *, has_devices: Callable[[], bool] = has_nvidia_hardware) -> Catalog:
+        """The runtimes that come with the appliance and those of `further` folders (`<folder>/<runtime>/`), with
+        what they install on a machine like this one.
+        """
+        adapted = _for_devices if has_devices() else _unchanged
         return cls(
-            read_runtime(file)
+            adapted(read_runtime(file))
             for folder in (resource("images"), *further)
             for file in sorted(_existing(folder).glob(f"*/{FILE_NAME}"))
         )
@@ -71,6 +75,17 @@ def read_runtime(file: Path) -> RuntimeSpec:
     for member, problem in _problems(spec, file.parent):
         raise RuntimeFileInvalid(f"{file}: {member}: {problem}")
     return msgspec.structs.replace(spec, folder=file.parent.resolve())
+
+
+def _for_devices(spec: RuntimeSpec) -> RuntimeSpec:
+    if spec.process is None or not spec.process.device_install:
+        return spec
+    form = msgspec.structs.replace(spec.process, requirements=None, install=spec.process.device_install)
+    return msgspec.structs.replace(spec, process=form)
+
+
+def _unchanged(spec: RuntimeSpec) -> RuntimeSpec:
+    return spec
 
 
 def _existing(folder: Path) -> Path:
@@ -124,7 +139,7 @@ def _form_problems(table: str, form: ProcessForm | DockerForm, spec: RuntimeSpec
 def _install_problems(form: ProcessForm, folder: Path) -> Iterator[tuple[str, str]]:
     if form.install and form.requirements:
         yield "process.requirements", "give either `requirements` or `install`"
-    for words in form.installs:
+    for words in (*form.installs, *form.device_install):
         for option, value in itertools.pairwise(words):
             if option in ("-r", "--requirement", "-c", "--constraint") and not (folder / value).is_file():
                 yield "process.install", f"there is no file {value!r} beside the runtime.toml"

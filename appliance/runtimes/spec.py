@@ -77,14 +77,16 @@ class Metrics(_Table, frozen=True, kw_only=True):
 
 class ProcessForm(_Table, frozen=True, kw_only=True):
     """How the process launcher starts it. `install` holds pip's arguments, one list for each run of `pip install` in
-    the runtime's folder; `requirements` is short for `[["-r", <file>]]`. Without either no environment is made and
-    `{python}` is the control plane's own interpreter.
+    the runtime's folder; `requirements` is short for `[["-r", <file>]]`; `device_install` takes their place on a
+    machine with NVIDIA devices. Without any no environment is made and `{python}` is the control plane's own
+    interpreter.
     """
 
     command: Words
     env: dict[str, str] = {}
     requirements: str | None = None
     install: tuple[Words, ...] = ()
+    device_install: tuple[Words, ...] = ()
 
     @property
     def installs(self) -> tuple[tuple[str, ...], ...]:
@@ -107,7 +109,7 @@ class RuntimeSpec(_Table, frozen=True, kw_only=True):
     mode: Mode
     engine_version: Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
     vendors: Annotated[tuple[Literal["nvidia", "iluvatar", "cpu"], ...], Meta(min_length=1)]
-    excluded_classes: tuple[str, ...] = ()
+    excluded_classes: tuple[Literal["tiangai", "zhikai"], ...] = ()
     formats: Words
     quantised: bool = False
     encrypted: bool = False

@@ -31,6 +31,15 @@ def test_further_folders_are_read(tmp_path: Path) -> None:
     assert spec.process.installs == ()
 
 
+def test_a_machine_with_devices_may_install_something_else(tmp_path: Path) -> None:
+    more = 'install = [["small"]]\ndevice_install = [["large"]]\n[process.env]'
+    write(tmp_path / "light", LIGHT.replace("[process.env]", more))
+    for has_devices, words in ((True, "large"), (False, "small")):
+        spec = Catalog.load([tmp_path], has_devices=lambda: has_devices).get("light")  # noqa: B023 - used at once
+        assert spec.process is not None
+        assert spec.process.installs == ((words,),)
+
+
 def test_an_unknown_runtime_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="'vlm'; there are: light"):
         Catalog([light(tmp_path)]).get("vlm")
