@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from litestar import Request, get
 from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
@@ -26,11 +26,11 @@ TAGS = ["Audit"]
 
 
 async def provide_filter(
-    actor: Annotated[str | None, Parameter(query="actor", description="id or name of who did it")] = None,
-    action: Annotated[str | None, Parameter(query="action", description="for example service.created")] = None,
-    target: Annotated[str | None, Parameter(query="target", description="id of what it was done to")] = None,
-    since: Annotated[datetime | None, Parameter(query="since", description="from then on")] = None,
-    until: Annotated[datetime | None, Parameter(query="until", description="before then")] = None,
+    actor: Annotated[str | None, QueryParameter(name="actor", description="id or name of who did it")] = None,
+    action: Annotated[str | None, QueryParameter(name="action", description="for example service.created")] = None,
+    target: Annotated[str | None, QueryParameter(name="target", description="id of what it was done to")] = None,
+    since: Annotated[datetime | None, QueryParameter(name="since", description="from then on")] = None,
+    until: Annotated[datetime | None, QueryParameter(name="until", description="before then")] = None,
 ) -> AuditFilter:
     return trail.filter_of(actor=actor, action=action, target=target, since=since, until=until)
 

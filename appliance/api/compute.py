@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -35,8 +35,8 @@ TAGS = ["Compute"]
 SERVICES = "services"
 """The reconciler that plans again when there is room where there was none."""
 
-InPool = Annotated[str | None, Parameter(query="pool", description="only those of this pool (name or id)")]
-OnNode = Annotated[str | None, Parameter(query="node", description="only those of this node (name or id)")]
+InPool = Annotated[str | None, QueryParameter(name="pool", description="only those of this pool (name or id)")]
+OnNode = Annotated[str | None, QueryParameter(name="node", description="only those of this node (name or id)")]
 
 
 @get("/pools", permission=Permission.compute_read, tags=TAGS, responses=problems())

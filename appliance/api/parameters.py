@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 
 from appliance.kernel.errors import StaleVersion
 from appliance.kernel.pagination import DEFAULT_LIMIT, LARGEST_LIMIT, PageRequest
 
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=LARGEST_LIMIT, description="largest number of items")]
-Cursor = Annotated[str | None, Parameter(query="cursor", description="`next_cursor` of the page before")]
-IfMatch = Annotated[str | None, Parameter(header="If-Match", description="the ETag that the change was based on")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LARGEST_LIMIT, description="largest number of items")]
+Cursor = Annotated[str | None, QueryParameter(name="cursor", description="`next_cursor` of the page before")]
+IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", description="the ETag that the change was based on")]
 
 
 async def provide_page(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> PageRequest:

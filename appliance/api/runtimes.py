@@ -6,7 +6,7 @@ import asyncio
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -24,7 +24,7 @@ from tenants.work import Work
 
 TAGS = ["Runtimes"]
 
-OfRuntime = Annotated[str | None, Parameter(query="runtime", description="only those of this runtime")]
+OfRuntime = Annotated[str | None, QueryParameter(name="runtime", description="only those of this runtime")]
 
 
 @get("/runtimes", permission=Permission.compute_read, tags=TAGS, responses=problems())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -32,7 +32,7 @@ async def list_services(
     request: AnyRequest,
     work: Work,
     page: PageRequest,
-    in_state: Annotated[ServiceState | None, Parameter(query="state")] = None,
+    in_state: Annotated[ServiceState | None, QueryParameter(name="state")] = None,
     name: Annotated[str | None, Parameter(description="part of the name")] = None,
     model: Annotated[str | None, Parameter(description="name or id of a model")] = None,
 ) -> Page[ServiceView]:

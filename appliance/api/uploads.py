@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, head, patch, post
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -55,7 +55,7 @@ UPLOAD = UPLOADS + "/{upload:str}"
 FILE = UPLOAD + "/files/{path:path}"
 BYTES = "application/offset+octet-stream"
 
-Offset = Annotated[int, Parameter(header="Upload-Offset", ge=0, description="where the bytes begin in the file")]
+Offset = Annotated[int, HeaderParameter(name="Upload-Offset", ge=0, description="where the bytes begin in the file")]
 
 
 class ChunkOperation(Operation):

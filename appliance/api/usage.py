@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from litestar import Request, get
 from litestar.di import Provide
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -23,19 +23,21 @@ TAGS = ["Usage"]
 
 async def provide_filter(
     request: Request[Any, Any, Any],
-    since: Annotated[datetime | None, Parameter(query="since", description="from then on; 30 days by default")] = None,
-    until: Annotated[datetime | None, Parameter(query="until", description="before then; now by default")] = None,
-    key: Annotated[str | None, Parameter(query="key", description="id of an API key")] = None,
-    service: Annotated[str | None, Parameter(query="service", description="id of a service")] = None,
-    model: Annotated[str | None, Parameter(query="model", description="name in the request")] = None,
+    since: Annotated[
+        datetime | None, QueryParameter(name="since", description="from then on; 30 days by default")
+    ] = None,
+    until: Annotated[datetime | None, QueryParameter(name="until", description="before then; now by default")] = None,
+    key: Annotated[str | None, QueryParameter(name="key", description="id of an API key")] = None,
+    service: Annotated[str | None, QueryParameter(name="service", description="id of a service")] = None,
+    model: Annotated[str | None, QueryParameter(name="model", description="name in the request")] = None,
 ) -> UsageFilter:
     now = context_of(request).clock.now()
     return usage.filter_of(now, since, until, key_id=key, service_id=service, model=model)
 
 
 FILTER = {"wanted": Provide(provide_filter)}
-GroupBy = Annotated[list[Grouping] | None, Parameter(query="group_by", description="repeat it to group by several")]
-TimeZone = Annotated[str, Parameter(query="time_zone", description="IANA name; whose hours and days are meant")]
+GroupBy = Annotated[list[Grouping] | None, QueryParameter(name="group_by", description="repeat it to group by several")]
+TimeZone = Annotated[str, QueryParameter(name="time_zone", description="IANA name; whose hours and days are meant")]
 
 
 @get("/usage", permission=Permission.usage_read, tags=TAGS, responses=problems(), dependencies=FILTER)
