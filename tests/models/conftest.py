@@ -14,11 +14,10 @@ from appliance.kernel.leases import Guarded
 from appliance.kernel.tables import Base
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.repository import ModelRepository
-from tenants.actors import Actor, ActorKind
-from tenants.permissions import PERMISSIONS, Role
+from tenants.permissions import Role
 from tenants.tables import TenantRow
 from tenants.work import Work
-from tests.models.library import Library
+from tests.models.library import Library, actor_of
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -82,8 +81,7 @@ def library(
 
     @asynccontextmanager
     async def work(role: Role, tenant_id: TenantId | None) -> AsyncIterator[Work]:
-        actor = Actor(ActorKind.user, "usr_someone", "someone", tenant_id, PERMISSIONS[role], "req_1")
         async with database.write() as session:
-            yield Work(session, actor, clock)
+            yield Work(session, actor_of(role, tenant_id), clock)
 
     return Library(work, repository, keeper, tmp_path / "shelf", *tenant_ids)

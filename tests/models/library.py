@@ -15,11 +15,17 @@ from appliance.models.receiving import receive
 from appliance.models.repository import ModelRepository
 from appliance.models.schemas import NewImport, NewModel, NewUpload, UploadFile, Version, VersionView
 from appliance.models.serving import version_for_service
-from appliance.models.states import UploadKind, VersionKind
+from appliance.models.states import UploadKind, UploadState, VersionKind
 from appliance.models.views import version_view
-from tenants.permissions import Role
+from tenants.actors import Actor, ActorKind
+from tenants.permissions import PERMISSIONS, Role
 from tenants.work import Work
 from tests.models.builders import sha256, write_files
+
+
+def actor_of(role: Role, tenant_id: TenantId | None) -> Actor:
+    return Actor(ActorKind.user, "usr_someone", "someone", tenant_id, PERMISSIONS[role], "req_1")
+
 
 Begin = Callable[[Role, TenantId | None], AbstractAsyncContextManager[Work]]
 
@@ -98,20 +104,39 @@ class Library:
             return await version_for_service(work.session, work.scope, model, version)
 
     async def open_upload(
-        self, files: Mapping[str, bytes], *, content: UploadKind = UploadKind.files, model: str = "llama"
+        self,
+        files: Mapping[str, bytes],
+        *,
+        content: UploadKind = UploadKind.files,
+        model: str = "llama",
+        version: str = "main",
     ) -> str:
         announced = [UploadFile(path, len(data), sha256(data)) for path, data in files.items()]
         async with self.work() as work:
             row = await operations.find_own_model(work, model)
-            return (await uploads.open_upload(work, self.repository, row, NewUpload(announced, content=content))).id
+            return (
+                await uploads.open_upload(
+                    work, self.repository, row, NewUpload(announced, version=version, content=content)
+                )
+            ).id
 
-    async def send(self, upload_id: str, path: str, content: bytes, *, model: str = "llama") -> int:
+    async def open_uploads(self, model: str = "llama") -> list[str]:
+        async with self.work() as work:
+            row = await queries.find_model(work.scope, work.session, model)
+            found = await queries.list_uploads(work.session, row.id)
+            return [upload.id for upload in found if upload.state == UploadState.open]
+
+    async def send(self, upload_id: str, path: str, content: bytes, *, model: str = "llama") -> None:
+        """Send what is missing of the file, in two requests."""
         async with self.work() as work:
             row = await operations.find_own_model(work, model)
             upload = await queries.find_upload(work.session, row, upload_id)
             file = await queries.find_upload_file(work.session, upload, path)
-        part = uploads.part_of(self.repository, file)
-        return await receive(part, file.sha256, _once(content), offset=part.received, digests=self.repository.digests)
+        part, digests = uploads.part_of(self.repository, file), self.repository.digests
+        for end in (len(content) // 2, len(content)):
+            if part.received < end or (end == file.size and not part.is_complete):
+                rest = _once(content[part.received : end])
+                await receive(part, file.sha256, rest, offset=part.received, digests=digests)
 
     async def finish(self, upload_id: str, *, model: str = "llama") -> str:
         async with self.work() as work:

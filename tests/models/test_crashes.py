@@ -1,0 +1,94 @@
+"""SIGKILL between any two steps that the outside can see; the same work begun again reaches the same end.
+
+The points are discovered by running, not listed. By default one point of each label and a seeded sample of the
+others is tried; `APPLIANCE_TEST_CRASH_POINTS=all` tries every one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.models.builders import read_tree, sha256
+from tests.models.crashing import ONE, TWO
+
+SAMPLE = 8
+
+
+def run(home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    (home / "shelf").mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.models.crashing", str(home)],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Every point of an undisturbed run, in order."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    finished = run(home, APPLIANCE_CRASH_TRACE=str(home / "trace"))
+    assert finished.returncode == 0, finished.stderr
+    assert problems(home) == []
+    lines = [line.split(maxsplit=1) for line in (home / "trace").read_text().splitlines()]
+    return [(int(number), label) for number, label in lines]
+
+
+def chosen(points: list[tuple[int, str]]) -> list[int]:
+    if os.environ.get("APPLIANCE_TEST_CRASH_POINTS") == "all":
+        return [number for number, _ in points]
+    first_of_label = {label: number for number, label in reversed(points)}
+    return sorted({*first_of_label.values(), *random.Random(1).sample([number for number, _ in points], SAMPLE)})
+
+
+@pytest.mark.timeout(600)
+def test_work_that_was_killed_anywhere_is_finished_by_the_next_process(points: list[tuple[int, str]], tmp_path: Path):
+    labels = {label for _, label in points}
+    assert {"model.blob.placed", "model.tree.placed", "model.upload.file_done", "model.blob.unlinked"} <= labels
+    found: dict[int, list[str]] = {}
+    for number in chosen(points):
+        home = tmp_path / str(number)
+        killed = run(home, APPLIANCE_CRASH_AT=str(number))
+        # what runs beside the imports may make an undisturbed run a point shorter
+        assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
+        finished = run(home)
+        found[number] = problems(home) if finished.returncode == 0 else [finished.stderr[-2000:]]
+    assert {number: what for number, what in found.items() if what} == {}
+
+
+def problems(home: Path) -> list[str]:
+    """What is not as it must be, read by other means than the repository's own."""
+    with sqlite3.connect(f"file:{home}/db.sqlite?mode=ro", uri=True) as database:
+        versions = dict(database.execute("SELECT name, id FROM model_versions").fetchall())
+        states = database.execute("SELECT name, state, is_current FROM model_versions ORDER BY name").fetchall()
+        rows = {sha for (sha,) in database.execute("SELECT sha256 FROM blobs")}
+        left = [database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in LEFT_EMPTY]
+    store = home / "models"
+    wanted = {"main": TWO, "v1": ONE}
+    blobs = {path.name for path in (store / "blobs").rglob("*") if path.is_file()}
+    checks = {
+        "versions": states == [("main", "normal", 1), ("v1", "normal", 1)],
+        "trees": {path.name for path in (store / "versions").iterdir()} == set(versions.values()),
+        "contents": {name: read_tree(store / "versions" / versions[name]) for name in wanted if name in versions}
+        == wanted,
+        "blobs and rows": blobs == rows,
+        "blobs": blobs == {sha256(content) for files in wanted.values() for content in files.values()},
+        "names": all(sha256(path.read_bytes()) == path.name for path in (store / "blobs").rglob("*") if path.is_file()),
+        "rows of work": left == [0] * len(LEFT_EMPTY),
+        "leftovers": not any((store / "uploads").iterdir()) and not any((store / "incoming").iterdir()),
+    }
+    return [f"{name}: {states} {sorted(blobs)} {sorted(rows)} {left}" for name, right in checks.items() if not right]
+
+
+LEFT_EMPTY = ("model_imports", "model_uploads", "model_upload_files")
