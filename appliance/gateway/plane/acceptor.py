@@ -89,7 +89,9 @@ class Acceptor:
                 backlog=BACKLOG,
             )
         except OSError as error:
-            self._context.log.error("listener.failed", listener=listener.id, port=listener.port, reason=str(error))
+            self._context.log.error(  # noqa: TRY400 - the reason says it all
+                "listener.failed", listener=listener.id, port=listener.port, reason=str(error)
+            )
             given.close()
             return
         former = self._accepting.pop(listener.id, None)
@@ -124,7 +126,9 @@ class Acceptor:
                 if accepting.certificates.reload_if_changed():
                     self._context.log.info("certificate.reloaded", listener=accepting.listener.id)
             except OSError as error:
-                self._context.log.error("certificate.rejected", listener=accepting.listener.id, reason=str(error))
+                self._context.log.error(  # noqa: TRY400 - the reason says it all
+                    "certificate.rejected", listener=accepting.listener.id, reason=str(error)
+                )
 
     async def _accept_queued(self, accepting: _Accepting) -> None:
         """Connections that the kernel has completed would be reset with the socket."""

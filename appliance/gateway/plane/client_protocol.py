@@ -10,22 +10,19 @@ closes, even in one direction, has left: its request is cut.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
 from appliance.gateway.plane import answers
-from appliance.gateway.plane.admit import authenticate
+from appliance.gateway.plane.admission import OwnAnswer, admit, request_id_of
 from appliance.gateway.plane.body import BodyReader
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.defaults import prepare
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
-from appliance.gateway.plane.identifiers import well_formed
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.route import PUBLIC, engine_route, own_answer
 
 IDLE_S: Final = 75.0
 HEAD_S: Final = 10.0
@@ -55,7 +52,6 @@ class ClientConnection(asyncio.Protocol):
         "_context",
         "_exchange",
         "_listener_id",
-        "_on_deadline",
         "_processing",
         "_reading_paused",
         "_request",
@@ -86,9 +82,9 @@ class ClientConnection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined] # as above
         self._context.connections.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it came about
         self._transport = None
-        self._context.connections.discard(self)
+        self._context.disconnected(self)
         self._state = State.LINGER
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -136,7 +132,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._state is State.HEAD and not self._buffer:
             self._close()
         else:
-            self._refuse_unadmitted(Refusal(408, "request_timeout", "The request did not arrive in time.", close=True))
+            self._refuse_framing(Refusal(408, "request_timeout", "The request did not arrive in time.", close=True))
 
     def drain(self) -> None:
         """Close as soon as no answer is owed."""
@@ -166,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
             while self._transport is not None and not self._write_paused and self._step():
                 pass
         except Refusal as refusal:
-            self._refuse_unadmitted(refusal)
+            self._refuse_framing(refusal)
         finally:
             self._processing = False
         if self._state is not State.BUSY and len(self._buffer) <= MAX_PIPELINED:
@@ -198,50 +194,24 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead) -> None:
         """Route and admit by the head alone: a body is read only of a request that may be made."""
-        given = head.fields.get(b"x-request-id")
-        request_id = given if given is not None and well_formed(given) else self._context.ids.next().encode()
+        request_id = request_id_of(head, self._context)
         try:
-            request = self._admit(head, request_id)
-            if request is None:
-                return
-            if not head.has_body:
-                self._start(request, b"")
-                return
-            limit = request.service.shard.max_body_bytes
-            self._body = BodyReader(head, limit, started=self._context.now())
+            admitted = admit(head, self._listener_id, request_id, self._context)
+            if isinstance(admitted, Request) and head.has_body:
+                limit = admitted.service.shard.max_body_bytes
+                self._body = BodyReader(head, limit, started=self._context.now())
         except Refusal as refusal:
-            self._answer_refusal(refusal, head, request_id, unread=head.has_body)
+            self._refuse(refusal, head, request_id, unread=head.has_body)
             return
-        self._request = request
-        self._state = State.BODY
-        if b"expect" in head.fields and not self._buffer:
-            self.write(answers.CONTINUE)
-
-    def _admit(self, head: RequestHead, request_id: bytes) -> Request | None:
-        """The request for an engine, or None when the gateway has answered it itself."""
-        if (head.method, head.path) in PUBLIC:
-            self._answer(head, request_id, 200, b"text/plain", b"ok\n", unread=head.has_body)
-            return None
-        tables = self._context.tables
-        service = tables.service_of(self._listener_id)
-        if service is None:
-            raise Refusal(404, "no_service", "No service is published here.")
-        key = authenticate(head.fields.get(b"authorization"), service, tables)
-        own = own_answer(head, service)
-        if own is not None:
-            self._answer(head, request_id, 200, answers.JSON, own, unread=head.has_body)
-            return None
-        if b"content-encoding" in head.fields:
-            raise Refusal(415, "unsupported_encoding", "Send the request body without Content-Encoding.")
-        return Request(
-            head=head,
-            service=service,
-            key=key,
-            route=engine_route(head, service),
-            request_id=request_id,
-            at=time.time(),
-            started=self._context.now(),
-        )
+        if isinstance(admitted, OwnAnswer):
+            self._answer(head, request_id, 200, *admitted, unread=head.has_body)
+        elif head.has_body:
+            self._request = admitted
+            self._state = State.BODY
+            if b"expect" in head.fields and not self._buffer:
+                self.write(answers.CONTINUE)
+        else:
+            self._start(admitted, b"")
 
     def _take_body(self) -> bool:
         reader = self._body
@@ -268,7 +238,7 @@ class ClientConnection(asyncio.Protocol):
                 request.prepared = prepare(request.route, body, request.service)
             except Refusal as refusal:
                 self._state = State.HEAD
-                self._answer_refusal(refusal, request.head, request.request_id)
+                self._refuse(refusal, request.head, request.request_id)
                 return
         self._state = State.BUSY
         exchange = self._exchange = Exchange(self._context, self, request)
@@ -295,16 +265,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = None
         self._state = State.HEAD
         self.deadline = self._context.now() + IDLE_S
-        self._context.metrics.refused(refusal.code)
-        self._answer(
-            request.head,
-            request.request_id,
-            refusal.status,
-            answers.JSON,
-            refusal.body(),
-            extra=refusal.headers,
-            close=not request.keep_alive,
-        )
+        self._refuse(refusal, request.head, request.request_id)
         self._process()
 
     def _answer(
@@ -336,7 +297,7 @@ class ClientConnection(asyncio.Protocol):
         if not keep_alive:
             self._linger()
 
-    def _answer_refusal(self, refusal: Refusal, head: RequestHead, request_id: bytes, *, unread: bool = False) -> None:
+    def _refuse(self, refusal: Refusal, head: RequestHead, request_id: bytes, *, unread: bool = False) -> None:
         self._context.metrics.refused(refusal.code)
         self._answer(
             head,
@@ -349,18 +310,16 @@ class ClientConnection(asyncio.Protocol):
             unread=unread,
         )
 
-    def _refuse_unadmitted(self, refusal: Refusal) -> None:
+    def _refuse_framing(self, refusal: Refusal) -> None:
         """A request whose extent is in doubt: answer if an answer is possible, then end the connection."""
         self._context.metrics.refused(refusal.code)
         request_id = self._request.request_id if self._request is not None else self._context.ids.next().encode()
         body = refusal.body()
         date = self._context.date.line
-        self.write(
-            answers.head(
-                refusal.status, date, request_id, answers.JSON, len(body), keep_alive=False, extra=refusal.headers
-            )
-            + body
+        head = answers.head(
+            refusal.status, date, request_id, answers.JSON, len(body), keep_alive=False, extra=refusal.headers
         )
+        self.write(head + body)
         self._linger()
 
     def _discard(self, head: RequestHead) -> bool:

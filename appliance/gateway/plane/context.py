@@ -46,6 +46,8 @@ class Context:
         self.date = DateHeader()
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.emptied = asyncio.Event()
+        """Set when the last connection is gone while draining."""
         self.metrics = Metrics(
             worker,
             {
@@ -55,6 +57,11 @@ class Context:
                 "appliance_gateway_spool_pending_records": lambda: self.spool.pending,
             },
         )
+
+    def disconnected(self, connection: ClientConnection) -> None:
+        self.connections.discard(connection)
+        if self.draining and not self.connections:
+            self.emptied.set()
 
     def record(self, record: UsageRecord, slot: int | None) -> None:
         """Keep a request's final record: in its slot until the spool has it."""

@@ -156,7 +156,7 @@ class MetricsProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # a stream's transport has both directions
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - whatever is asked
         if self._transport is None or self._transport.is_closing():
             return
         body = self._metrics.exposition().encode()

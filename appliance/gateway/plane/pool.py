@@ -154,7 +154,7 @@ class Pool:
     def _start(self, index: int) -> None:
         command = [sys.executable, "-m", "appliance.gateway.plane.worker"]
         command += ["--home", str(self._home), "--index", str(index), "--grace", str(self._grace_s)]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own
         self.workers[index] = WorkerProcess(index, child.pid, child)
         self._log.info("worker.spawned", worker=index, worker_pid=child.pid)
 

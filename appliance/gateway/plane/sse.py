@@ -66,8 +66,5 @@ def event_data(event: bytes) -> bytes | None:
     """The event's data, lines joined by LF; None if it has none (a comment)."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]
-    lines = []
-    for line in _LINE_END.split(event):
-        if line.startswith(b"data:"):
-            lines.append(line[6:] if line[5:6] == b" " else line[5:])
+    lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

@@ -64,7 +64,7 @@ class Supervisor:
             self._wait()
         self._drain()
 
-    def _stop(self, number: int, _: FrameType | None) -> None:
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
 
     def _wait(self) -> None:

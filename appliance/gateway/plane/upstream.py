@@ -199,6 +199,16 @@ class UpstreamConnection(asyncio.Protocol):
             handler.on_lost(reason, unread=False)
 
 
+def take_idle(replica: Replica, now: float) -> UpstreamConnection | None:
+    """The connection that was used last; the others age and are closed. `now`: the loop's clock."""
+    while replica.idle:
+        connection = replica.idle.pop()
+        if connection.usable and now - connection.idle_since < IDLE_S:
+            return connection
+        connection.close()
+    return None
+
+
 async def connect(replica: Replica, timeout: float) -> UpstreamConnection:
     """A new connection. `OSError` (with `TimeoutError`) if it cannot be had within `timeout` seconds."""
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import resource
 import signal
@@ -104,9 +105,9 @@ class Worker:
         await self._acceptor.close()
         for connection in list(context.connections):
             connection.drain()
-        deadline = self._loop.time() + grace_s
-        while context.connections and self._loop.time() < deadline:
-            await asyncio.sleep(TICK_S)
+        if context.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(context.emptied.wait(), grace_s)
         for connection in list(context.connections):
             connection.shut_down()
         await asyncio.sleep(TICK_S)  # what was written last is sent

@@ -1,0 +1,133 @@
+"""The books of one request: its identity, its counts, its slot and its place in the replica's count.
+
+Whatever happens to the request, `settle` is called once: the replica's count goes down, the record is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.gateway.plane.backends import Replica
+from appliance.gateway.plane.context import Context
+from appliance.gateway.plane.meter import usage_record
+from appliance.gateway.plane.request import Request
+from appliance.gateway.plane.schemas import Outcome
+from appliance.gateway.plane.slots import Progress, RequestIdentity
+from appliance.gateway.plane.usage import Counter
+
+_MODEL_IN_RECORD: Final = 120
+
+
+class Ledger:
+    """`unique` is the gateway's own id of the request, `attempt` how many replicas were begun with."""
+
+    __slots__ = (
+        "_context",
+        "_first",
+        "_identity",
+        "_last",
+        "_request",
+        "_sent_at",
+        "_settled",
+        "_slot",
+        "attempt",
+        "bytes_out",
+        "counter",
+        "replica",
+        "unique",
+    )
+
+    def __init__(self, context: Context, request: Request) -> None:
+        self._context = context
+        self._request = request
+        self._identity: RequestIdentity | None = None
+        self._slot: int | None = None
+        self._sent_at = self._first = self._last = 0.0
+        self._settled = False
+        self.unique = context.ids.next()
+        self.attempt = 0
+        self.replica: Replica | None = None
+        self.counter = Counter()
+        self.bytes_out = 0
+        """Of the answer's body, without framing."""
+
+    def begin(self, replica: Replica) -> bool:
+        """Count the request at `replica`; False if there is no slot for it."""
+        self.attempt += 1
+        identity = self._identify(replica)
+        slot = self._context.slots.claim(identity, self._request.started)
+        if slot is None:
+            return False
+        self._identity, self._slot, self.replica = identity, slot, replica
+        self._context.backends.begin(replica)
+        return True
+
+    def withdraw(self) -> None:
+        """The replica has not seen the request: as if it had not been chosen."""
+        if self._slot is not None:
+            self._context.slots.free(self._slot)
+        if self.replica is not None:
+            self._context.backends.end(self.replica)
+        self._identity, self._slot, self.replica = None, None, None
+
+    def sent(self) -> None:
+        self._sent_at = self._context.now()
+
+    def received(self) -> None:
+        """Something of the answer came."""
+        self._last = self._context.now()
+        self._first = self._first or self._last
+
+    def keep(self) -> None:
+        """Write the counts where a kill of this process leaves them."""
+        if self._slot is not None:
+            self._context.slots.update(self._slot, self._progress())
+
+    def settle(self, status: int, outcome: Outcome) -> None:
+        if self._settled:
+            raise RuntimeError("a request is settled once")
+        self._settled = True
+        if self.replica is not None:
+            self._context.backends.end(self.replica)
+        waited_s = max(self._sent_at - self._request.complete_at, 0.0)
+        record = usage_record(
+            self._identity or self._identify(None),
+            self._progress(),
+            status=status,
+            outcome=outcome,
+            until=self._context.now(),
+            queue_ms=1000 * waited_s,
+        )
+        self._context.record(record, self._slot)
+
+    def _progress(self) -> Progress:
+        counter = self.counter
+        return Progress(
+            counter.prompt,
+            counter.completion,
+            counter.largest_chunk,
+            self.bytes_out,
+            self._request.started,
+            self._first,
+            self._last,
+        )
+
+    def _identify(self, replica: Replica | None) -> RequestIdentity:
+        request, prepared = self._request, self._request.prepared
+        return RequestIdentity(
+            record_id=f"{self.unique}.{self.attempt}",
+            request_id=request.request_id.decode("ascii"),
+            at=request.at,
+            tenant_id=request.service.shard.tenant_id,
+            key_id=request.key.key_id,
+            service_id=request.service.shard.id,
+            deployment_id=replica.deployment_id if replica is not None else "",
+            replica_id=replica.id if replica is not None else "",
+            route=request.route,
+            model=prepared.model[:_MODEL_IN_RECORD] if prepared is not None else "",
+            stream=prepared.stream if prepared is not None else False,
+            bytes_in=request.bytes_in,
+            prompt_estimate=prepared.prompt_estimate if prepared is not None else 0,
+            token_limit=prepared.token_limit if prepared is not None else 0,
+            choices=prepared.choices if prepared is not None else 1,
+        )
