@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, get
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
@@ -39,7 +39,9 @@ FILTER = {"wanted": Provide(provide_filter)}
 
 
 @get("/audit", permission=Permission.audit_read, tags=TAGS, responses=problems(), dependencies=FILTER)
-async def list_events(work: Work, page: PageRequest, wanted: AuditFilter) -> Page[AuditEvent]:
+async def list_events(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], wanted: NamedDependency[AuditFilter]
+) -> Page[AuditEvent]:
     """What was changed, the latest first."""
     return await trail.list_events(work, wanted, page)
 
@@ -52,7 +54,7 @@ async def list_events(work: Work, page: PageRequest, wanted: AuditFilter) -> Pag
     responses=problems(),
     dependencies=FILTER,
 )
-async def export_events(request: Request[Any, Any, Any], wanted: AuditFilter) -> Stream:
+async def export_events(request: Request[Any, Any, Any], wanted: NamedDependency[AuditFilter]) -> Stream:
     """The same as JSON lines, the oldest first, with the hashes of the chain."""
     async with open_work(request) as work:  # closed before the answer streams
         scope = work.scope
@@ -62,7 +64,7 @@ async def export_events(request: Request[Any, Any, Any], wanted: AuditFilter) ->
 
 
 @get("/audit/chain", permission=Permission.platform_read, tags=TAGS, responses=problems())
-async def verify_chain(work: Work) -> ChainReport:
+async def verify_chain(work: NamedDependency[Work]) -> ChainReport:
     """Work out the hash chain again and say where it breaks."""
     return await sealing.verify_chain(work.session)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -24,7 +25,7 @@ TAGS = ["API keys"]
 
 
 @get("/keys", permission=Permission.key_read, tags=TAGS, responses=problems())
-async def list_keys(work: Work, page: PageRequest) -> Page[Key]:
+async def list_keys(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Key]:
     """API keys, the newest first; never their secrets."""
     return await keys.list_keys(work, page)
 
@@ -35,7 +36,9 @@ async def list_keys(work: Work, page: PageRequest) -> Page[Key]:
     tags=TAGS,
     responses=problems(NameTaken, PermissionExceeded, QuotaExceeded),
 )
-async def create_key(request: Request[Any, Any, Any], work: Work, data: NewKey) -> Response[CreatedKey]:
+async def create_key(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewKey
+) -> Response[CreatedKey]:
     """Create a key with at most one's own permissions; the answer has its secret, this once."""
     check = context_of(request).parts.tenancy.check_services
     return await once(request, work, lambda: keys.create_key(work, data, check), keep=_without_secret)
@@ -46,7 +49,7 @@ def _without_secret(created: CreatedKey) -> CreatedKey:
 
 
 @get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
-async def get_key(work: Work, key: str) -> Key:
+async def get_key(work: NamedDependency[Work], key: str) -> Key:
     """One key, by name or id."""
     return await keys.get_key(work, key)
 
@@ -54,19 +57,19 @@ async def get_key(work: Work, key: str) -> Key:
 @post(
     "/keys/{key:str}/revoke", permission=Permission.key_write, status_code=200, tags=TAGS, responses=problems(NotFound)
 )
-async def revoke_key(work: Work, key: str) -> Key:
+async def revoke_key(work: NamedDependency[Work], key: str) -> Key:
     """Make a key useless at once; it stays in the list."""
     return await keys.revoke_key(work, key)
 
 
 @delete("/keys/{key:str}", permission=Permission.key_write, tags=TAGS, responses=problems(NotFound, Conflict))
-async def delete_key(work: Work, key: str) -> None:
+async def delete_key(work: NamedDependency[Work], key: str) -> None:
     """Delete a revoked key, which frees its name."""
     await keys.delete_key(work, key)
 
 
 @get("/platform/keys", permission=Permission.platform_read, tags=TAGS, responses=problems())
-async def list_platform_keys(work: Work, page: PageRequest) -> Page[Key]:
+async def list_platform_keys(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Key]:
     """The keys of the admin port, the newest first."""
     return await keys.list_platform_keys(work, page)
 
@@ -77,7 +80,9 @@ async def list_platform_keys(work: Work, page: PageRequest) -> Page[Key]:
     tags=TAGS,
     responses=problems(NameTaken, PermissionExceeded),
 )
-async def create_platform_key(request: Request[Any, Any, Any], work: Work, data: NewKey) -> Response[CreatedKey]:
+async def create_platform_key(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewKey
+) -> Response[CreatedKey]:
     """Create a key for the admin port; the answer has its secret, this once."""
     return await once(request, work, lambda: keys.create_platform_key(work, data), keep=_without_secret)
 
@@ -89,7 +94,7 @@ async def create_platform_key(request: Request[Any, Any, Any], work: Work, data:
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def revoke_platform_key(work: Work, key: str) -> Key:
+async def revoke_platform_key(work: NamedDependency[Work], key: str) -> Key:
     """Make a key of the admin port useless at once."""
     return await keys.revoke_platform_key(work, key)
 
@@ -100,7 +105,7 @@ async def revoke_platform_key(work: Work, key: str) -> Key:
     tags=TAGS,
     responses=problems(NotFound, Conflict),
 )
-async def delete_platform_key(work: Work, key: str) -> None:
+async def delete_platform_key(work: NamedDependency[Work], key: str) -> None:
     """Delete a revoked key of the admin port."""
     await keys.delete_platform_key(work, key)
 

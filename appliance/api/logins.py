@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response, delete, get, post, put
 from litestar.datastructures import Cookie
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.authentication import COOKIE, require_own_origin
@@ -44,14 +45,14 @@ async def log_in(request: Request[Any, Any, Any], data: Credentials) -> Response
 
 
 @delete("/logins/current", any_actor=True, password_change=True, status_code=204, tags=TAGS, responses=problems())
-async def log_out(request: Request[Any, Any, Any], work: Work) -> Response[None]:
+async def log_out(request: Request[Any, Any, Any], work: NamedDependency[Work]) -> Response[None]:
     """End this login."""
     await logins.log_out(work, _token(request))
     return Response(None, status_code=204, cookies=[_cookie("", 0)])
 
 
 @delete("/logins", any_actor=True, password_change=True, status_code=204, tags=TAGS, responses=problems())
-async def log_out_everywhere(request: Request[Any, Any, Any], work: Work) -> Response[None]:
+async def log_out_everywhere(request: Request[Any, Any, Any], work: NamedDependency[Work]) -> Response[None]:
     """End all logins of the user."""
     _token(request)
     await logins.log_out_everywhere(work)
@@ -59,7 +60,7 @@ async def log_out_everywhere(request: Request[Any, Any, Any], work: Work) -> Res
 
 
 @get("/me", any_actor=True, password_change=True, tags=TAGS, responses=problems())
-async def get_me(request: Request[Any, Any, Any], work: Work) -> Me:
+async def get_me(request: Request[Any, Any, Any], work: NamedDependency[Work]) -> Me:
     """Who is asking: permissions, tenants and roles, and the CSRF token of the login."""
     token = None if "Authorization" in request.headers else request.cookies.get(COOKIE)
     return await identity.describe(work, token)

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -23,13 +24,15 @@ TAGS = ["Members"]
 
 
 @get("/members", permission=Permission.member_read, tags=TAGS, responses=problems())
-async def list_members(work: Work, page: PageRequest) -> Page[Member]:
+async def list_members(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Member]:
     """The tenant's members with their roles."""
     return await members.list_members(work, page)
 
 
 @post("/members", permission=Permission.member_write, tags=TAGS, responses=problems(NameTaken, PermissionExceeded))
-async def add_member(request: Request[Any, Any, Any], work: Work, data: NewMember) -> Response[AddedMember]:
+async def add_member(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewMember
+) -> Response[AddedMember]:
     """Add a member: a new user, whose one-time password the answer has, this once."""
     passwords = context_of(request).passwords
     return await once(request, work, lambda: members.add_member(work, data, passwords), keep=_without_password)
@@ -45,7 +48,7 @@ def _without_password(added: AddedMember) -> AddedMember:
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded, LastAdministrator),
 )
-async def change_member(work: Work, user: str, data: MemberChange) -> Member:
+async def change_member(work: NamedDependency[Work], user: str, data: MemberChange) -> Member:
     """Give a member another role, at most one's own."""
     return await members.change_member(work, user, data)
 
@@ -56,7 +59,7 @@ async def change_member(work: Work, user: str, data: MemberChange) -> Member:
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded, LastAdministrator),
 )
-async def remove_member(work: Work, user: str) -> None:
+async def remove_member(work: NamedDependency[Work], user: str) -> None:
     """Take a membership away. The user's keys are the tenant's: revoke them separately."""
     await members.remove_member(work, user)
 
@@ -68,7 +71,9 @@ async def remove_member(work: Work, user: str) -> None:
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded),
 )
-async def reset_member_password(request: Request[Any, Any, Any], work: Work, user: str) -> OneTimePassword:
+async def reset_member_password(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], user: str
+) -> OneTimePassword:
     """Give a member of this tenant alone a new one-time password and end all logins."""
     return OneTimePassword(await members.reset_password(work, user, context_of(request).passwords))
 

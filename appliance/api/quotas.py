@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import get, put
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.problems import problems
@@ -23,7 +24,7 @@ class Quotas(msgspec.Struct, frozen=True):
 
 
 @get("/quotas", permission=Permission.usage_read, tags=TAGS, responses=problems())
-async def list_quotas(work: Work) -> Quotas:
+async def list_quotas(work: NamedDependency[Work]) -> Quotas:
     """What is used of each limit: the tenant's, or the platform's own where no tenant is chosen."""
     return Quotas(await tenancy.list_quotas(work))
 
@@ -34,7 +35,7 @@ async def list_quotas(work: Work) -> Quotas:
     tags=TAGS,
     responses=problems(NotFound, LimitBelowUse),
 )
-async def set_quota(work: Work, resource: Resource, data: QuotaChange) -> Quota:
+async def set_quota(work: NamedDependency[Work], resource: Resource, data: QuotaChange) -> Quota:
     """Set a limit of the chosen tenant, or of the platform."""
     return await tenancy.set_limit(work, resource, data.limit)
 

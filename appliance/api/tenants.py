@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -22,20 +23,24 @@ TAGS = ["Tenants"]
 
 
 @get("/tenants", permission=Permission.platform_read, tags=TAGS, responses=problems())
-async def list_tenants(work: Work, page: PageRequest, name: str | None = None) -> Page[Tenant]:
+async def list_tenants(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], name: str | None = None
+) -> Page[Tenant]:
     """The tenants, the newest first."""
     return await tenancy.list_tenants(work, page, name=name)
 
 
 @post("/tenants", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
-async def create_tenant(request: Request[Any, Any, Any], work: Work, data: NewTenant) -> Response[Tenant]:
+async def create_tenant(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewTenant
+) -> Response[Tenant]:
     """Create a tenant with the default limits."""
     defaults = context_of(request).parts.tenancy.quota_defaults
     return await once(request, work, lambda: tenancy.create_tenant(work, data, defaults))
 
 
 @get("/tenants/{tenant:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_tenant(work: Work, tenant: str) -> Response[Tenant]:
+async def get_tenant(work: NamedDependency[Work], tenant: str) -> Response[Tenant]:
     """One tenant, by name or id."""
     shown = await tenancy.get_tenant(work, tenant)
     return Response(shown, headers=etag(shown.version))
@@ -47,7 +52,9 @@ async def get_tenant(work: Work, tenant: str) -> Response[Tenant]:
     tags=TAGS,
     responses=problems(NotFound, StaleVersion),
 )
-async def update_tenant(work: Work, tenant: str, data: TenantChange, if_match: IfMatch = None) -> Response[Tenant]:
+async def update_tenant(
+    work: NamedDependency[Work], tenant: str, data: TenantChange, if_match: IfMatch = None
+) -> Response[Tenant]:
     """Rename, suspend or activate a tenant. A suspended tenant's keys and logins open nothing."""
     row = await tenancy.lock_tenant(work, tenant)
     expect(if_match, row.version)
@@ -61,7 +68,9 @@ async def update_tenant(work: Work, tenant: str, data: TenantChange, if_match: I
     tags=TAGS,
     responses=problems(NotFound, StaleVersion, InUse),
 )
-async def delete_tenant(request: Request[Any, Any, Any], work: Work, tenant: str, if_match: IfMatch = None) -> None:
+async def delete_tenant(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], tenant: str, if_match: IfMatch = None
+) -> None:
     """Delete a tenant that owns nothing any more."""
     row = await tenancy.lock_tenant(work, tenant)
     expect(if_match, row.version)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, get
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 from litestar.types import ControllerRouterHandler
 
@@ -42,14 +42,19 @@ TimeZone = Annotated[str, QueryParameter(name="time_zone", description="IANA nam
 
 @get("/usage", permission=Permission.usage_read, tags=TAGS, responses=problems(), dependencies=FILTER)
 async def get_usage(
-    work: Work, wanted: UsageFilter, group_by: GroupBy = None, time_zone: TimeZone = "UTC"
+    work: NamedDependency[Work],
+    wanted: NamedDependency[UsageFilter],
+    group_by: GroupBy = None,
+    time_zone: TimeZone = "UTC",
 ) -> UsageReport:
     """Requests and tokens in total, by key, service, model, tenant, hour or day."""
     return await usage.report(work, wanted, group_by or [], time_zone)
 
 
 @get("/usage/records", permission=Permission.usage_read, tags=TAGS, responses=problems(), dependencies=FILTER)
-async def list_usage_records(work: Work, page: PageRequest, wanted: UsageFilter) -> Page[UsageEntry]:
+async def list_usage_records(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], wanted: NamedDependency[UsageFilter]
+) -> Page[UsageEntry]:
     """Single requests as they were metered, the latest first."""
     return await usage.list_records(work, wanted, page)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -24,13 +25,15 @@ TAGS = ["Users"]
 
 
 @get("/users", permission=Permission.platform_read, tags=TAGS, responses=problems())
-async def list_users(work: Work, page: PageRequest) -> Page[User]:
+async def list_users(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[User]:
     """The users of the platform, the newest first."""
     return await users.list_users(work, page)
 
 
 @post("/users", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken, PermissionExceeded))
-async def create_user(request: Request[Any, Any, Any], work: Work, data: NewUser) -> Response[CreatedUser]:
+async def create_user(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewUser
+) -> Response[CreatedUser]:
     """Create a user; the answer has the one-time password, this once."""
     passwords = context_of(request).passwords
     return await once(request, work, lambda: users.create_user(work, data, passwords), keep=_without_password)
@@ -41,7 +44,7 @@ def _without_password(created: CreatedUser) -> CreatedUser:
 
 
 @get("/users/{user:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_user(work: Work, user: str) -> Response[User]:
+async def get_user(work: NamedDependency[Work], user: str) -> Response[User]:
     """One user, by name or id."""
     shown = await users.get_user(work, user)
     return Response(shown, headers=etag(shown.version))
@@ -53,7 +56,9 @@ async def get_user(work: Work, user: str) -> Response[User]:
     tags=TAGS,
     responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
 )
-async def update_user(work: Work, user: str, data: UserChange, if_match: IfMatch = None) -> Response[User]:
+async def update_user(
+    work: NamedDependency[Work], user: str, data: UserChange, if_match: IfMatch = None
+) -> Response[User]:
     """Rename a user, or make him an administrator of the platform, or no longer one."""
     row = await users.lock_user(work, user)
     expect(if_match, row.version)
@@ -67,7 +72,7 @@ async def update_user(work: Work, user: str, data: UserChange, if_match: IfMatch
     tags=TAGS,
     responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
 )
-async def delete_user(work: Work, user: str, if_match: IfMatch = None) -> None:
+async def delete_user(work: NamedDependency[Work], user: str, if_match: IfMatch = None) -> None:
     """Delete a user with memberships and logins."""
     row = await users.lock_user(work, user)
     expect(if_match, row.version)
@@ -81,7 +86,9 @@ async def delete_user(work: Work, user: str, if_match: IfMatch = None) -> None:
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded),
 )
-async def reset_user_password(request: Request[Any, Any, Any], work: Work, user: str) -> OneTimePassword:
+async def reset_user_password(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], user: str
+) -> OneTimePassword:
     """Give a user a new one-time password and end all logins."""
     row = await users.lock_user(work, user)
     return OneTimePassword(await users.reset_password(work, row, context_of(request).passwords))
