@@ -8,7 +8,6 @@ from litestar import Request, Response, delete, get, patch, post
 from litestar.params import Parameter
 from litestar.types import ControllerRouterHandler
 
-from appliance.api import uploads
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, etag, expect
@@ -195,7 +194,6 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         list_files,
         delete_version,
         tag_version,
-        *uploads.tenant_routes(),
     ]
 
 

@@ -11,26 +11,12 @@ from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.leases import Guarded
-from appliance.kernel.tables import Base
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.repository import ModelRepository
 from tenants.permissions import Role
 from tenants.tables import TenantRow
 from tenants.work import Work
 from tests.models.library import Library, actor_of
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite+aiosqlite:///{tmp_path}/test.sqlite"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    database = Database(url)
-    async with database.engine.execution_options(writes=True).begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-    yield database
-    await database.close()
 
 
 @pytest.fixture
