@@ -1,31 +1,46 @@
 """Places where a test may kill the process, discovered by running and not listed by hand.
 
-`reached(label)` stands beside each step that the outside can see: around commits, launcher calls and published
-files. It does nothing unless the environment asks:
+`reached(step)` stands beside each step that the outside can see: around commits, launcher calls and published files.
+A point is the step and the task that takes it (`commit.after@placed`), so that the same point is found again though
+tasks interleave differently. It does nothing unless the environment asks:
 
-* `APPLIANCE_CRASH_TRACE=<file>`: append one line `<n> <label>` for each point that is reached;
-* `APPLIANCE_CRASH_AT=<n>`: SIGKILL this process at the n-th point (1-based).
+* `APPLIANCE_CRASH_TRACE=<file>`: append one line for each point that is reached;
+* `APPLIANCE_CRASH_AT=<point>#<n>`: SIGKILL this process the n-th time (1-based) that the point is reached.
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import os
+import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 _trace = os.environ.get("APPLIANCE_CRASH_TRACE")
-_crash_at = int(os.environ.get("APPLIANCE_CRASH_AT", "0"))
+_crash_at = os.environ.get("APPLIANCE_CRASH_AT", "")
 _armed = bool(_trace or _crash_at)
-_counter = itertools.count(1)
+_counts: Counter[str] = Counter()
+_ANONYMOUS = re.compile(r"Task-\d+|starlette.*|.*RequestResponseCycle.*")
 
 
-def reached(label: str) -> None:
+def reached(step: str) -> None:
     if not _armed:
         return
-    number = next(_counter)
+    point = f"{step}@{_actor()}"
+    _counts[point] += 1
     if _trace:
         with Path(_trace).open("a", encoding="utf-8") as file:
-            file.write(f"{number} {label}\n")
-    if number == _crash_at:
+            file.write(f"{point}\n")
+    if f"{point}#{_counts[point]}" == _crash_at:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _actor() -> str:
+    """The name of the running task without the id of what it works on; requests and start-up have no name."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return "thread"
+    name = task.get_name() if task is not None else "loop"
+    return "unnamed" if _ANONYMOUS.fullmatch(name) else re.split(r"[: ]", name)[0]

@@ -68,6 +68,11 @@ class Appliance:
         self.spawn(**environ)
         eventually(self._is_ready, START_S, message=f"ready; see {self._log}")
 
+    def until_ready_or_dead(self) -> None:
+        assert self._process is not None
+        process = self._process
+        eventually(lambda: process.poll() is not None or self._is_ready(), START_S)
+
     def spawn(self, **environ: str) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
