@@ -83,7 +83,7 @@ async def tenant_names(session: AsyncSession, tenant_ids: Sequence[str]) -> dict
 
 async def service_names(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, str]:
     query = select(ServiceRow.id, ServiceRow.name).where(ServiceRow.id.in_(service_ids))
-    return dict((await session.execute(query)).tuples().all())
+    return {service_id: name for service_id, name in await session.execute(query)}  # noqa: C416 - a row is no tuple
 
 
 async def events(session: AsyncSession, service_id: str, request: PageRequest) -> Page[EventRow]:
