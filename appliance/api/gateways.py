@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -26,7 +28,9 @@ TAGS = ["Gateways"]
 
 
 @get("/gateways", permission=Permission.compute_read, tags=TAGS, responses=problems())
-async def list_gateways(request: AnyRequest, work: Work, page: PageRequest) -> Page[GatewayView]:
+async def list_gateways(
+    request: AnyRequest, work: NamedDependency[Work], page: NamedDependency[PageRequest]
+) -> Page[GatewayView]:
     """The gateways, with their free ports, and the caller's listeners with their states."""
     rows = await queries.list_gateways(work.session, page)
     shown = await views.gateways(work.session, work.scope, rows, context_of(request).settings.home_path)
@@ -34,7 +38,9 @@ async def list_gateways(request: AnyRequest, work: Work, page: PageRequest) -> P
 
 
 @get("/gateways/{gateway:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_gateway(request: AnyRequest, work: Work, gateway: str) -> Response[GatewayView]:
+async def get_gateway(
+    request: AnyRequest, work: NamedDependency[Work], gateway: FromPath[str]
+) -> Response[GatewayView]:
     """One gateway, by name or id."""
     return await _answer(request, work, await queries.find_gateway(work.session, gateway))
 
@@ -45,7 +51,9 @@ async def get_gateway(request: AnyRequest, work: Work, gateway: str) -> Response
     tags=TAGS,
     responses=problems(NameTaken, PortsTaken, PortRangeRefused),
 )
-async def create_gateway(request: AnyRequest, work: Work, data: NewGateway) -> Response[GatewayView]:
+async def create_gateway(
+    request: AnyRequest, work: NamedDependency[Work], data: JSONBody[NewGateway]
+) -> Response[GatewayView]:
     """Open a gateway: at most 16 ports of the machine, outside 32768 to 60999."""
     context = context_of(request)
 
@@ -63,7 +71,11 @@ async def create_gateway(request: AnyRequest, work: Work, data: NewGateway) -> R
     responses=problems(NotFound, NameTaken, PortsTaken, PortRangeRefused, InUse, StaleVersion),
 )
 async def change_gateway(
-    request: AnyRequest, work: Work, gateway: str, data: GatewayChange, if_match: IfMatch = None
+    request: AnyRequest,
+    work: NamedDependency[Work],
+    gateway: FromPath[str],
+    data: JSONBody[GatewayChange],
+    if_match: IfMatch = None,
 ) -> Response[GatewayView]:
     """Rename, move, widen, close or reopen a gateway; ports with listeners must stay in its range."""
     row = await queries.lock_gateway(work.session, gateway)
@@ -78,7 +90,7 @@ async def change_gateway(
     tags=TAGS,
     responses=problems(NotFound, InUse, StaleVersion),
 )
-async def delete_gateway(work: Work, gateway: str, if_match: IfMatch = None) -> None:
+async def delete_gateway(work: NamedDependency[Work], gateway: FromPath[str], if_match: IfMatch = None) -> None:
     """Remove a gateway that has no listeners."""
     row = await queries.lock_gateway(work.session, gateway)
     expect(if_match, row.version)
