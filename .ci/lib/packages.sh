@@ -11,6 +11,7 @@ install_missing() {
     echo "nothing is missing"
     return
   fi
+  mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
   echo "installing: ${missing[*]}"
   without_starting_services apt_get update
   without_starting_services apt_get install --yes --no-install-recommends "${missing[@]}"
