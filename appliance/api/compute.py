@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -40,20 +41,22 @@ OnNode = Annotated[str | None, QueryParameter(name="node", description="only tho
 
 
 @get("/pools", permission=Permission.compute_read, tags=TAGS, responses=problems())
-async def list_pools(work: Work, page: PageRequest) -> Page[Pool]:
+async def list_pools(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Pool]:
     """The compute pools, with what devices they have and how many of them are free."""
     return await queries.list_pools(work.session, page)
 
 
 @get("/pools/{pool:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_pool(work: Work, pool: str) -> Response[Pool]:
+async def get_pool(work: NamedDependency[Work], pool: str) -> Response[Pool]:
     """One pool, by name or id."""
     row = await queries.pool_row(work.session, pool)
     return Response(await queries.show_pool(work.session, row), headers=etag(row.version))
 
 
 @post("/pools", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
-async def create_pool(request: Request[Any, Any, Any], work: Work, data: PoolCreate) -> Response[Pool]:
+async def create_pool(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[PoolCreate]
+) -> Response[Pool]:
     """Form a pool; nodes are moved into it afterwards."""
 
     async def create() -> Pool:
@@ -70,7 +73,9 @@ async def create_pool(request: Request[Any, Any, Any], work: Work, data: PoolCre
     tags=TAGS,
     responses=problems(NotFound, NameTaken, StaleVersion),
 )
-async def update_pool(work: Work, pool: str, data: PoolUpdate, if_match: IfMatch = None) -> Response[Pool]:
+async def update_pool(
+    work: NamedDependency[Work], pool: str, data: JSONBody[PoolUpdate], if_match: IfMatch = None
+) -> Response[Pool]:
     """Rename a pool or describe it anew."""
     row = await queries.pool_row(work.session, pool)
     expect(if_match, row.version)
@@ -80,7 +85,7 @@ async def update_pool(work: Work, pool: str, data: PoolUpdate, if_match: IfMatch
 
 
 @delete("/pools/{pool:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def delete_pool(work: Work, pool: str) -> None:
+async def delete_pool(work: NamedDependency[Work], pool: str) -> None:
     """Dissolve a pool that has no nodes."""
     row = await queries.pool_row(work.session, pool)
     await operations.delete_pool(work.session, row)
@@ -88,20 +93,22 @@ async def delete_pool(work: Work, pool: str) -> None:
 
 
 @get("/nodes", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def list_nodes(work: Work, page: PageRequest, pool: InPool = None) -> Page[Node]:
+async def list_nodes(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], pool: InPool = None
+) -> Page[Node]:
     """The machines, with what replicas have claimed of their memory."""
     pool_id = (await queries.pool_row(work.session, pool)).id if pool is not None else None
     return await queries.list_nodes(work.session, page, pool_id=pool_id)
 
 
 @get("/nodes/{node:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_node(work: Work, node: str) -> Node:
+async def get_node(work: NamedDependency[Work], node: str) -> Node:
     """One node, by name or id."""
     return await queries.show_node(work.session, await queries.node_row(work.session, node))
 
 
 @patch("/nodes/{node:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def move_node(work: Work, node: str, data: NodeUpdate) -> Node:
+async def move_node(work: NamedDependency[Work], node: str, data: JSONBody[NodeUpdate]) -> Node:
     """Move a node on which nothing runs to another pool."""
     row = await queries.node_row(work.session, node)
     pool = await queries.pool_row(work.session, data.pool)
@@ -112,14 +119,16 @@ async def move_node(work: Work, node: str, data: NodeUpdate) -> Node:
 
 
 @get("/devices", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def list_devices(work: Work, page: PageRequest, node: OnNode = None) -> Page[Device]:
+async def list_devices(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], node: OnNode = None
+) -> Page[Device]:
     """The devices, with their state and the replica that leases each."""
     node_id = (await queries.node_row(work.session, node)).id if node is not None else None
     return await queries.list_devices(work.session, page, node_id=node_id)
 
 
 @get("/devices/{device_id:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_device(work: Work, device_id: str) -> Device:
+async def get_device(work: NamedDependency[Work], device_id: str) -> Device:
     """One device."""
     return await queries.show_device(work.session, await queries.device_row(work.session, device_id))
 
@@ -131,7 +140,7 @@ async def get_device(work: Work, device_id: str) -> Device:
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def fence_device(work: Work, device_id: str, data: DeviceFence) -> Device:
+async def fence_device(work: NamedDependency[Work], device_id: str, data: JSONBody[DeviceFence]) -> Device:
     """Take a device out: it gets no new lease until it is cleared. The replica that holds it goes on."""
     row = await queries.device_row(work.session, device_id)
     await operations.fence_device(work.session, row, data.reason)
@@ -146,7 +155,7 @@ async def fence_device(work: Work, device_id: str, data: DeviceFence) -> Device:
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def clear_device(work: Work, device_id: str) -> Device:
+async def clear_device(work: NamedDependency[Work], device_id: str) -> Device:
     """Lift a fence; the device is used again once a probe has seen it healthy."""
     row = await queries.device_row(work.session, device_id)
     await operations.clear_device(work.session, row)
@@ -156,20 +165,22 @@ async def clear_device(work: Work, device_id: str) -> Device:
 
 
 @get("/flavors", permission=Permission.compute_read, tags=TAGS, responses=problems())
-async def list_flavors(work: Work, page: PageRequest) -> Page[Flavor]:
+async def list_flavors(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Flavor]:
     """The sizes that replicas come in."""
     return await queries.list_flavors(work.session, page)
 
 
 @get("/flavors/{flavor:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_flavor(work: Work, flavor: str) -> Response[Flavor]:
+async def get_flavor(work: NamedDependency[Work], flavor: str) -> Response[Flavor]:
     """One flavor, by name or id."""
     row = await queries.flavor_row(work.session, flavor)
     return Response(queries.show_flavor(row), headers=etag(row.version))
 
 
 @post("/flavors", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
-async def create_flavor(request: Request[Any, Any, Any], work: Work, data: FlavorCreate) -> Response[Flavor]:
+async def create_flavor(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[FlavorCreate]
+) -> Response[Flavor]:
     """Offer a size."""
 
     async def create() -> Flavor:
@@ -186,7 +197,9 @@ async def create_flavor(request: Request[Any, Any, Any], work: Work, data: Flavo
     tags=TAGS,
     responses=problems(NotFound, NameTaken, StaleVersion),
 )
-async def update_flavor(work: Work, flavor: str, data: FlavorUpdate, if_match: IfMatch = None) -> Response[Flavor]:
+async def update_flavor(
+    work: NamedDependency[Work], flavor: str, data: JSONBody[FlavorUpdate], if_match: IfMatch = None
+) -> Response[Flavor]:
     """Change a size for the replicas that start from now on."""
     row = await queries.flavor_row(work.session, flavor)
     expect(if_match, row.version)
@@ -197,7 +210,7 @@ async def update_flavor(work: Work, flavor: str, data: FlavorUpdate, if_match: I
 
 
 @delete("/flavors/{flavor:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def delete_flavor(request: Request[Any, Any, Any], work: Work, flavor: str) -> None:
+async def delete_flavor(request: Request[Any, Any, Any], work: NamedDependency[Work], flavor: str) -> None:
     """Withdraw a size that no service uses."""
     row = await queries.flavor_row(work.session, flavor)
     await operations.delete_flavor(work.session, row, context_of(request).parts.flavor_blockers)

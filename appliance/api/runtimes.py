@@ -6,7 +6,8 @@ import asyncio
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
-from litestar.params import QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -28,23 +29,31 @@ OfRuntime = Annotated[str | None, QueryParameter(name="runtime", description="on
 
 
 @get("/runtimes", permission=Permission.compute_read, tags=TAGS, responses=problems())
-async def list_runtimes(request: Request[Any, Any, Any], work: Work) -> Page[Runtime]:
+async def list_runtimes(
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],  # noqa: ARG001 - authenticates
+) -> Page[Runtime]:
     """The engines: what each serves, on which devices, and what may be set of it. All on one page."""
-    work.actor.require(Permission.compute_read)
     specs = context_of(request).parts.catalog.all()
     return Page([await _shown(request, spec) for spec in specs], None)
 
 
 @get("/runtimes/{runtime:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_runtime(request: Request[Any, Any, Any], work: Work, runtime: str) -> Runtime:
+async def get_runtime(
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],  # noqa: ARG001 - authenticates
+    runtime: str,
+) -> Runtime:
     """One engine, by name."""
-    work.actor.require(Permission.compute_read)
     return await _shown(request, context_of(request).parts.catalog.get(runtime))
 
 
 @get("/images", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
 async def list_images(
-    request: Request[Any, Any, Any], work: Work, page: PageRequest, runtime: OfRuntime = None
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],
+    page: NamedDependency[PageRequest],
+    runtime: OfRuntime = None,
 ) -> Page[Image]:
     """The images that replicas are launched from: the registered ones, then each runtime's own."""
     catalog = context_of(request).parts.catalog
@@ -63,7 +72,9 @@ async def list_images(
     tags=TAGS,
     responses=problems(NotFound, NameTaken, RuntimeNotStartable),
 )
-async def register_image(request: Request[Any, Any, Any], work: Work, data: ImageRegister) -> Response[Image]:
+async def register_image(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[ImageRegister]
+) -> Response[Image]:
     """Offer another image of a runtime; running services keep theirs."""
 
     async def create() -> Image:
@@ -76,7 +87,7 @@ async def register_image(request: Request[Any, Any, Any], work: Work, data: Imag
 
 
 @delete("/images/{image:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound))
-async def withdraw_image(work: Work, image: str) -> None:
+async def withdraw_image(work: NamedDependency[Work], image: str) -> None:
     """Offer a registered image no longer (by id); running services keep it."""
     row = await images.image_row(work.session, image)
     await work.session.delete(row)
