@@ -44,19 +44,20 @@ async def insert_usage(session: AsyncSession, records: Sequence[Mapping[str, Any
     """Insert what is new among `records` (by `record_id`) and return how many those were.
 
     A record has the members of `UsageRow`, `at` as Unix seconds or an instant; counts that are left out are 0.
-    Texts are cut to their column: one odd record must not hold up the spool behind it.
+    Texts are cut to their column: one odd record must not hold up the spool behind it. `last_used_at` of the keys
+    moves forward with them.
     """
+    await key_queries.note_key_uses(session, _uses(records))
     return await queries.insert(session, [_row(record) for record in records])
 
 
-async def note_key_uses(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> None:
-    """Move `last_used_at` of the keys that `records` name forward."""
+def _uses(records: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
+    """The latest use of each key."""
     latest: dict[str, datetime] = {}
     for record in records:
-        key_id, at = record["key_id"], _instant(record["at"])
-        if key_id:
-            latest[key_id] = max(at, latest.get(key_id, at))
-    await key_queries.note_key_uses(session, latest)
+        key_id, at = str(record["key_id"]), _instant(record["at"])
+        latest[key_id] = max(at, latest.get(key_id, at))
+    return latest
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

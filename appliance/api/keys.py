@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -37,7 +38,7 @@ async def list_keys(work: NamedDependency[Work], page: NamedDependency[PageReque
     responses=problems(NameTaken, PermissionExceeded, QuotaExceeded),
 )
 async def create_key(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewKey
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewKey]
 ) -> Response[CreatedKey]:
     """Create a key with at most one's own permissions; the answer has its secret, this once."""
     check = context_of(request).parts.tenancy.check_services
@@ -49,7 +50,7 @@ def _without_secret(created: CreatedKey) -> CreatedKey:
 
 
 @get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
-async def get_key(work: NamedDependency[Work], key: str) -> Key:
+async def get_key(work: NamedDependency[Work], key: FromPath[str]) -> Key:
     """One key, by name or id."""
     return await keys.get_key(work, key)
 
@@ -57,13 +58,13 @@ async def get_key(work: NamedDependency[Work], key: str) -> Key:
 @post(
     "/keys/{key:str}/revoke", permission=Permission.key_write, status_code=200, tags=TAGS, responses=problems(NotFound)
 )
-async def revoke_key(work: NamedDependency[Work], key: str) -> Key:
+async def revoke_key(work: NamedDependency[Work], key: FromPath[str]) -> Key:
     """Make a key useless at once; it stays in the list."""
     return await keys.revoke_key(work, key)
 
 
 @delete("/keys/{key:str}", permission=Permission.key_write, tags=TAGS, responses=problems(NotFound, Conflict))
-async def delete_key(work: NamedDependency[Work], key: str) -> None:
+async def delete_key(work: NamedDependency[Work], key: FromPath[str]) -> None:
     """Delete a revoked key, which frees its name."""
     await keys.delete_key(work, key)
 
@@ -81,7 +82,7 @@ async def list_platform_keys(work: NamedDependency[Work], page: NamedDependency[
     responses=problems(NameTaken, PermissionExceeded),
 )
 async def create_platform_key(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewKey
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewKey]
 ) -> Response[CreatedKey]:
     """Create a key for the admin port; the answer has its secret, this once."""
     return await once(request, work, lambda: keys.create_platform_key(work, data), keep=_without_secret)
@@ -94,7 +95,7 @@ async def create_platform_key(
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def revoke_platform_key(work: NamedDependency[Work], key: str) -> Key:
+async def revoke_platform_key(work: NamedDependency[Work], key: FromPath[str]) -> Key:
     """Make a key of the admin port useless at once."""
     return await keys.revoke_platform_key(work, key)
 
@@ -105,7 +106,7 @@ async def revoke_platform_key(work: NamedDependency[Work], key: str) -> Key:
     tags=TAGS,
     responses=problems(NotFound, Conflict),
 )
-async def delete_platform_key(work: NamedDependency[Work], key: str) -> None:
+async def delete_platform_key(work: NamedDependency[Work], key: FromPath[str]) -> None:
     """Delete a revoked key of the admin port."""
     await keys.delete_platform_key(work, key)
 

@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response, delete, get, post, put
 from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.authentication import COOKIE, require_own_origin
@@ -32,7 +33,7 @@ class LoggedIn(msgspec.Struct, frozen=True):
 
 
 @post("/logins", public=True, tags=TAGS, responses=problems(TooManyAttempts, Unavailable))
-async def log_in(request: Request[Any, Any, Any], data: Credentials) -> Response[LoggedIn]:
+async def log_in(request: Request[Any, Any, Any], data: JSONBody[Credentials]) -> Response[LoggedIn]:
     """Log in with name and password; the answer sets the cookie of the login."""
     require_own_origin(request)
     context = context_of(request)
@@ -75,7 +76,7 @@ async def get_me(request: Request[Any, Any, Any], work: NamedDependency[Work]) -
     tags=TAGS,
     responses=problems(UnsuitablePassword, TooManyAttempts, Unavailable),
 )
-async def change_password(request: Request[Any, Any, Any], data: PasswordChange) -> None:
+async def change_password(request: Request[Any, Any, Any], data: JSONBody[PasswordChange]) -> None:
     """Change one's own password; one's other logins end. The change is audited where it is made."""
     token = _token(request)
     async with open_work(request) as work:  # closed before the password is verified

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -31,7 +32,7 @@ async def list_members(work: NamedDependency[Work], page: NamedDependency[PageRe
 
 @post("/members", permission=Permission.member_write, tags=TAGS, responses=problems(NameTaken, PermissionExceeded))
 async def add_member(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewMember
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewMember]
 ) -> Response[AddedMember]:
     """Add a member: a new user, whose one-time password the answer has, this once."""
     passwords = context_of(request).passwords
@@ -48,7 +49,7 @@ def _without_password(added: AddedMember) -> AddedMember:
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded, LastAdministrator),
 )
-async def change_member(work: NamedDependency[Work], user: str, data: MemberChange) -> Member:
+async def change_member(work: NamedDependency[Work], user: FromPath[str], data: JSONBody[MemberChange]) -> Member:
     """Give a member another role, at most one's own."""
     return await members.change_member(work, user, data)
 
@@ -59,7 +60,7 @@ async def change_member(work: NamedDependency[Work], user: str, data: MemberChan
     tags=TAGS,
     responses=problems(NotFound, PermissionExceeded, LastAdministrator),
 )
-async def remove_member(work: NamedDependency[Work], user: str) -> None:
+async def remove_member(work: NamedDependency[Work], user: FromPath[str]) -> None:
     """Take a membership away. The user's keys are the tenant's: revoke them separately."""
     await members.remove_member(work, user)
 
@@ -72,7 +73,7 @@ async def remove_member(work: NamedDependency[Work], user: str) -> None:
     responses=problems(NotFound, PermissionExceeded),
 )
 async def reset_member_password(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], user: str
+    request: Request[Any, Any, Any], work: NamedDependency[Work], user: FromPath[str]
 ) -> OneTimePassword:
     """Give a member of this tenant alone a new one-time password and end all logins."""
     return OneTimePassword(await members.reset_password(work, user, context_of(request).passwords))

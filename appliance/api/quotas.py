@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar import get, put
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.problems import problems
@@ -35,7 +36,7 @@ async def list_quotas(work: NamedDependency[Work]) -> Quotas:
     tags=TAGS,
     responses=problems(NotFound, LimitBelowUse),
 )
-async def set_quota(work: NamedDependency[Work], resource: Resource, data: QuotaChange) -> Quota:
+async def set_quota(work: NamedDependency[Work], resource: FromPath[Resource], data: JSONBody[QuotaChange]) -> Quota:
     """Set a limit of the chosen tenant, or of the platform."""
     return await tenancy.set_limit(work, resource, data.limit)
 

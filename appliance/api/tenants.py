@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -24,7 +25,7 @@ TAGS = ["Tenants"]
 
 @get("/tenants", permission=Permission.platform_read, tags=TAGS, responses=problems())
 async def list_tenants(
-    work: NamedDependency[Work], page: NamedDependency[PageRequest], name: str | None = None
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], name: FromQuery[str | None] = None
 ) -> Page[Tenant]:
     """The tenants, the newest first."""
     return await tenancy.list_tenants(work, page, name=name)
@@ -32,7 +33,7 @@ async def list_tenants(
 
 @post("/tenants", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
 async def create_tenant(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewTenant
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewTenant]
 ) -> Response[Tenant]:
     """Create a tenant with the default limits."""
     defaults = context_of(request).parts.tenancy.quota_defaults
@@ -40,7 +41,7 @@ async def create_tenant(
 
 
 @get("/tenants/{tenant:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_tenant(work: NamedDependency[Work], tenant: str) -> Response[Tenant]:
+async def get_tenant(work: NamedDependency[Work], tenant: FromPath[str]) -> Response[Tenant]:
     """One tenant, by name or id."""
     shown = await tenancy.get_tenant(work, tenant)
     return Response(shown, headers=etag(shown.version))
@@ -53,7 +54,7 @@ async def get_tenant(work: NamedDependency[Work], tenant: str) -> Response[Tenan
     responses=problems(NotFound, StaleVersion),
 )
 async def update_tenant(
-    work: NamedDependency[Work], tenant: str, data: TenantChange, if_match: IfMatch = None
+    work: NamedDependency[Work], tenant: FromPath[str], data: JSONBody[TenantChange], if_match: IfMatch = None
 ) -> Response[Tenant]:
     """Rename, suspend or activate a tenant. A suspended tenant's keys and logins open nothing."""
     row = await tenancy.lock_tenant(work, tenant)
@@ -69,7 +70,7 @@ async def update_tenant(
     responses=problems(NotFound, StaleVersion, InUse),
 )
 async def delete_tenant(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], tenant: str, if_match: IfMatch = None
+    request: Request[Any, Any, Any], work: NamedDependency[Work], tenant: FromPath[str], if_match: IfMatch = None
 ) -> None:
     """Delete a tenant that owns nothing any more."""
     row = await tenancy.lock_tenant(work, tenant)

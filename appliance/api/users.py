@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -32,7 +33,7 @@ async def list_users(work: NamedDependency[Work], page: NamedDependency[PageRequ
 
 @post("/users", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken, PermissionExceeded))
 async def create_user(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], data: NewUser
+    request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewUser]
 ) -> Response[CreatedUser]:
     """Create a user; the answer has the one-time password, this once."""
     passwords = context_of(request).passwords
@@ -44,7 +45,7 @@ def _without_password(created: CreatedUser) -> CreatedUser:
 
 
 @get("/users/{user:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_user(work: NamedDependency[Work], user: str) -> Response[User]:
+async def get_user(work: NamedDependency[Work], user: FromPath[str]) -> Response[User]:
     """One user, by name or id."""
     shown = await users.get_user(work, user)
     return Response(shown, headers=etag(shown.version))
@@ -57,7 +58,7 @@ async def get_user(work: NamedDependency[Work], user: str) -> Response[User]:
     responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
 )
 async def update_user(
-    work: NamedDependency[Work], user: str, data: UserChange, if_match: IfMatch = None
+    work: NamedDependency[Work], user: FromPath[str], data: JSONBody[UserChange], if_match: IfMatch = None
 ) -> Response[User]:
     """Rename a user, or make him an administrator of the platform, or no longer one."""
     row = await users.lock_user(work, user)
@@ -72,7 +73,7 @@ async def update_user(
     tags=TAGS,
     responses=problems(NotFound, StaleVersion, PermissionExceeded, LastAdministrator),
 )
-async def delete_user(work: NamedDependency[Work], user: str, if_match: IfMatch = None) -> None:
+async def delete_user(work: NamedDependency[Work], user: FromPath[str], if_match: IfMatch = None) -> None:
     """Delete a user with memberships and logins."""
     row = await users.lock_user(work, user)
     expect(if_match, row.version)
@@ -87,7 +88,7 @@ async def delete_user(work: NamedDependency[Work], user: str, if_match: IfMatch 
     responses=problems(NotFound, PermissionExceeded),
 )
 async def reset_user_password(
-    request: Request[Any, Any, Any], work: NamedDependency[Work], user: str
+    request: Request[Any, Any, Any], work: NamedDependency[Work], user: FromPath[str]
 ) -> OneTimePassword:
     """Give a user a new one-time password and end all logins."""
     row = await users.lock_user(work, user)

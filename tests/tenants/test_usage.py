@@ -9,11 +9,13 @@ from appliance.kernel.db import Database
 from appliance.kernel.errors import BadInput
 from appliance.kernel.ids import TenantId
 from appliance.kernel.pagination import PageRequest
-from tenants import periods, usage
+from tenants import keys, periods, usage
 from tenants.permissions import Role
+from tenants.schemas import NewKey
 from tenants.usage_schemas import Grouping, UsageFilter
 from tenants.work import Work
 from tests.tenants.conftest import WorkAs, acting
+from tests.tenants.support import no_services
 
 ACME, OTHER = TenantId("ten_acme"), TenantId("ten_other")
 DAY = datetime(2026, 3, 28, tzinfo=UTC)
@@ -64,6 +66,15 @@ async def test_each_record_counts_once(database: Database, work_as: WorkAs):
 async def test_an_odd_record_does_not_hold_up_the_others(database: Database):
     odd = record(1, DAY, model="m\0" * 1000, request_id="r" * 1000, ttft_ms=None, estimated=True)
     assert await _insert(database, odd, record(2, DAY)) == 2
+
+
+async def test_a_record_is_a_use_of_its_key(database: Database, work_as: WorkAs, acme: TenantId):
+    async with work_as(acting(Role.developer, acme)) as work:
+        key = (await keys.create_key(work, NewKey(name="ci"), no_services)).key
+    later = DAY + timedelta(hours=1)
+    await _insert(database, record(1, later, key_id=key.id), record(2, DAY, key_id=key.id), record(3, DAY, key_id=""))
+    async with work_as(acting(Role.viewer, acme)) as work:
+        assert (await keys.get_key(work, key.id)).last_used_at == later
 
 
 async def test_totals_by_every_column(database: Database, work_as: WorkAs):
