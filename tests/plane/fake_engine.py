@@ -10,13 +10,33 @@ from pathlib import Path
 from typing import Any
 
 
+class Gone:
+    """That the gateway has closed the connection: for the test's thread and for the engine's coroutines."""
+
+    def __init__(self) -> None:
+        self._threads = threading.Event()
+        self._coroutines = asyncio.Event()
+
+    def set(self) -> None:
+        self._threads.set()
+        self._coroutines.set()
+
+    def is_set(self) -> bool:
+        return self._threads.is_set()
+
+    def wait(self, timeout: float) -> bool:
+        return self._threads.wait(timeout)
+
+    async def __call__(self) -> None:
+        await self._coroutines.wait()
+
+
 @dataclass
 class EngineRequest:
     line: str
     fields: list[tuple[str, str]]
     body: bytes
-    gone: threading.Event = field(default_factory=threading.Event)
-    """Set when the gateway closes the connection that this request came over."""
+    gone: Gone = field(default_factory=Gone)
 
     @property
     def json(self) -> Any:
@@ -123,6 +143,36 @@ async def answer_chat(request: EngineRequest, answer: Answer) -> None:
     await answer.end()
 
 
+async def hold(request: EngineRequest, _: Answer) -> None:
+    """Answer nothing until the gateway leaves."""
+    await request.gone()
+
+
+class Gate:
+    """A stream of one chunk that ends when the test opens the gate."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened = asyncio.Event()
+
+    def open(self) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._opened.set)
+
+    async def __call__(self, request: EngineRequest, answer: Answer) -> None:
+        self._loop = asyncio.get_running_loop()
+        await answer.stream_head()
+        await answer.chunk(chunk_event("first", 9, 1))
+        waits = {asyncio.ensure_future(self._opened.wait()), asyncio.ensure_future(request.gone())}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not request.gone.is_set():
+            await answer.chunk(final_event(9, 1))
+            await answer.chunk(DONE)
+            await answer.end()
+
+
 class FakeEngine:
     """Runs in a thread of its own. `script` may be changed at any time."""
 
@@ -185,9 +235,9 @@ class FakeEngine:
 
     @staticmethod
     async def _watch(reader: asyncio.StreamReader, request: EngineRequest) -> None:
-        """Nothing follows a request before its answer, so whatever happens is the gateway's leaving."""
-        while not reader.at_eof() and reader.exception() is None:
-            await asyncio.sleep(0.005)
+        """Nothing follows a request before its answer, so whatever is read is the gateway's leaving."""
+        with contextlib.suppress(ConnectionError):
+            await reader.read(1)
         request.gone.set()
 
     @staticmethod

@@ -1,6 +1,7 @@
 """The decoders, with everything that can be cut anywhere cut everywhere."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from appliance.gateway.plane.usage import Counter, StreamMeter, find_member, usa
 def cut(data: bytes, points: list[int]) -> list[bytes]:
     """`data` in pieces, cut at `points` (modulo its length)."""
     at = sorted({point % (len(data) + 1) for point in points} | {0, len(data)})
-    return [data[start:end] for start, end in zip(at, at[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(at)]
 
 
 POINTS = st.lists(st.integers(0, 1 << 16), max_size=20)
@@ -79,9 +80,10 @@ def test_no_byte_of_a_stream_is_lost(noise: bytes, points: list[int]) -> None:
 
 def test_endless_event_is_refused() -> None:
     splitter = EventSplitter()
+    for _ in range(10):
+        assert list(splitter.feed(b"x" * 100_000)) == []
     with pytest.raises(EventTooLarge):
-        for _ in range(20):
-            list(splitter.feed(b"x" * 100_000))
+        list(splitter.feed(b"x" * 100_000))
 
 
 @pytest.mark.parametrize(

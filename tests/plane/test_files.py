@@ -204,12 +204,12 @@ def test_all_slots_can_be_taken_and_no_more(tmp_path: Path) -> None:
 
 
 def test_longest_identity_and_record_fit(tmp_path: Path) -> None:
-    long = {name: "x" * 26 for name in ("tenant_id", "key_id", "service_id", "deployment_id", "replica_id")}
+    long = dict.fromkeys(("tenant_id", "key_id", "service_id", "deployment_id", "replica_id"), "x" * 26)
     texts = {"record_id": "x" * 32, "request_id": "x" * 128, "route": "x" * 100, "model": "x" * 120}
     table = SlotTable(tmp_path / SLOTS)
     slot = table.claim(identity(0, **long, **texts, bytes_in=2**40, token_limit=2**31), 1.0)
     assert slot is not None
-    numbers = {name: 2**40 for name in ("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out")}
+    numbers = dict.fromkeys(("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out"), 2**40)
     table.end(slot, encode_record(record(0, **long, **texts, **numbers, estimated=True, ttft_ms=1.5, duration_ms=1e9)))
 
 
@@ -383,7 +383,7 @@ def test_reader_beside_a_writer_sees_whole_sets_only(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(write)
         reader = SnapshotReader(tmp_path)
-        seen = set()
+        seen: set[int] = set()
         deadline = time.monotonic() + 20
         while len(seen) < 20 and time.monotonic() < deadline:
             if reader.poll() and reader.current is not None and not reader.error:

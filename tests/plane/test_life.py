@@ -1,6 +1,5 @@
 """Processes that die, start again, drain; addresses that are taken; snapshots that are damaged."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -14,27 +13,10 @@ from pathlib import Path
 import pytest
 
 from appliance.gateway.plane import wire
-from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, answer_chat, chunk_event, final_event
+from tests.plane.fake_engine import DONE, FakeEngine, Gate, answer_chat
 from tests.plane.harness import KEY, SERVICE, Connection, Gateway, chat, request, running, service, sha256
 from tests.support.ports import free_port, free_ports
 from tests.support.waiting import eventually
-
-
-class Gate:
-    """A stream that has begun and ends when the test says so."""
-
-    def __init__(self) -> None:
-        self.opened = threading.Event()
-
-    async def __call__(self, seen: EngineRequest, answer: Answer) -> None:
-        await answer.stream_head()
-        await answer.chunk(chunk_event("first", 9, 1))
-        while not self.opened.is_set() and not seen.gone.is_set():
-            await asyncio.sleep(0.005)
-        if not seen.gone.is_set():
-            await answer.chunk(final_event(9, 1))
-            await answer.chunk(DONE)
-            await answer.end()
 
 
 @contextmanager
@@ -106,7 +88,7 @@ def test_killed_supervisor_is_replaced_without_a_refused_connection(
 
             assert failures == []
             assert [gateway.worker_pid(index) for index in range(2)] == pids
-            gate.opened.set()
+            gate.open()
             assert DONE in stream.read_until(b"0\r\n\r\n")
         # What was adopted is owned: a worker that dies now is replaced with its socket.
         os.kill(pids[0], signal.SIGKILL)
@@ -162,14 +144,15 @@ def test_second_supervisor_does_not_start(own_gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
-@pytest.mark.parametrize("shares", [False, True])
-def test_port_of_a_foreign_process_is_reported_and_left_alone(own_gateway: Gateway, host: str, shares: bool) -> None:
+@pytest.mark.parametrize("options", [[], [socket.SO_REUSEPORT]])
+def test_port_of_a_foreign_process_is_reported_and_left_alone(
+    own_gateway: Gateway, host: str, options: list[int]
+) -> None:
     taken, other = free_ports(2)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as squatter:
-        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shares:
-            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for option in [socket.SO_REUSEADDR, *options]:
+            squatter.setsockopt(socket.SOL_SOCKET, option, 1)
         squatter.bind((host, taken))
         squatter.listen()
         own_gateway.port = other
@@ -241,7 +224,7 @@ def test_sigterm_finishes_what_is_in_flight_and_refuses_what_is_new(
         assert idle.at_end()
         (status,) = gateway.statuses()
         assert (status.draining, status.in_flight_total, status.applied_version) == (True, 1, gateway.version)
-        gate.opened.set()
+        gate.open()
         assert DONE in stream.read_until(b"0\r\n\r\n")
         assert gateway.process.wait(10) == 0
         gateway.process = None
@@ -273,7 +256,9 @@ def test_damaged_shard_leaves_the_last_good_set(own_gateway: Gateway) -> None:
         gateway.await_applied()
         gateway.keys = {sha256(KEY): wire.KeyEntry("key_1", "ten_1")}
         manifest = wire.snapshot_directory(gateway.home) / "manifest.json"
-        damaged = manifest.read_bytes().replace(b'"version":%d' % gateway.version, b'"version":%d' % (gateway.version + 1))
+        damaged = manifest.read_bytes().replace(
+            b'"version":%d' % gateway.version, b'"version":%d' % (gateway.version + 1)
+        )
         shard = next(wire.snapshot_directory(gateway.home).glob("service-*.json"))
         damaged = damaged.replace(shard.name.encode(), b"service-svc_1-0000000000000000.json")
         replacement = manifest.with_name("manifest.new")

@@ -1,13 +1,15 @@
 """Whole requests through real processes: who may ask, what reaches the engine, what comes back, what it costs."""
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 
 from appliance.gateway.plane import wire
-from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, completion
+from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, Gate, completion, hold
 from tests.plane.harness import SERVICE, Gateway, chat, key_entry, request, service, sha256
+from tests.support.waiting import eventually
 
 
 def test_json_answer_comes_back_unchanged_and_is_metered(gateway: Gateway, engine: FakeEngine) -> None:
@@ -329,19 +331,10 @@ def test_replica_that_is_full_takes_no_more(gateway: Gateway, engine: FakeEngine
     gateway.services = {SERVICE: service(engine.path, deployments=[wire.Deployment("dep_1", "main", 100, [replica])])}
     gateway.publish()
 
-    async def one_chunk(_: EngineRequest, answer: Answer) -> None:
-        await answer.stream_head()
-        await answer.chunk(b": working\n\n")
-        while not _.gone.is_set():
-            await answer.writer.drain()
-            import asyncio
-
-            await asyncio.sleep(0.01)
-
-    engine.script = one_chunk
+    engine.script = Gate()
     with gateway.connect() as first:
         first.send(request(chat(stream=True)))
-        first.read_until(b": working\n\n")
+        first.read_until(b"first")
         second = gateway.ask(request(chat()))
         assert (second.status, second.error["code"]) == (503, "overloaded")
 
@@ -388,13 +381,7 @@ def test_engine_that_says_nothing_is_504(gateway: Gateway, engine: FakeEngine) -
     gateway.services = {SERVICE: service(engine.path, timeouts=wire.Timeouts(first_byte_s=0.3))}
     gateway.publish()
 
-    async def wait(seen: EngineRequest, _: Answer) -> None:
-        import asyncio
-
-        while not seen.gone.is_set():
-            await asyncio.sleep(0.01)
-
-    engine.script = wait
+    engine.script = hold
     answer = gateway.ask(request(chat(), fields={"X-Request-Id": "silent"}))
 
     assert (answer.status, answer.error["code"]) == (504, "engine_timeout")
@@ -414,17 +401,9 @@ def test_answer_with_a_broken_framing_is_502(gateway: Gateway, engine: FakeEngin
 
 
 def test_status_shows_requests_in_flight_and_then_none(gateway: Gateway, engine: FakeEngine) -> None:
-    import asyncio
-
-    async def wait(seen: EngineRequest, _: Answer) -> None:
-        while not seen.gone.is_set():
-            await asyncio.sleep(0.01)
-
-    engine.script = wait
+    engine.script = hold
     with gateway.connect() as connection:
         connection.send(request(chat()))
-        from tests.support.waiting import eventually
-
         eventually(lambda: gateway.statuses()[0].replicas["rpl_1"] == (1, 0))
         gateway.services = {SERVICE: service(engine.path, deployments=[])}
         version = gateway.publish()
@@ -435,8 +414,6 @@ def test_status_shows_requests_in_flight_and_then_none(gateway: Gateway, engine:
 
 
 def test_metrics_tell_what_happened(gateway: Gateway) -> None:
-    import asyncio
-
     gateway.ask(request(chat()))
     gateway.ask(request(chat(), key="sk-wrong"))
 

@@ -22,7 +22,7 @@ CONTROL_S: Final = 2.0
 HUNG_S: Final = 20.0
 """A heartbeat this old, seen twice, means that the worker hangs."""
 _HEARTBEAT_CHECK_S: Final = 5.0
-_YOUNG_S: Final = 5.0
+_MIN_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 10.0
 _SILENT_START_S: Final = 10.0
 
@@ -33,8 +33,9 @@ class WorkerProcess:
     def __init__(self, index: int, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         self.index = index
         self.pid = pid
-        self.started = time.monotonic()
         self.draining = False
+        self.served = child is None
+        """Whether it ever got as far as to listen for us."""
         self.connection: socket.socket | None = None
         self.told: dict[str, Listener] = {}
         """The listeners that it was told to accept on."""
@@ -182,8 +183,9 @@ class Pool:
         for index in ended:
             worker = self.workers.pop(index)
             worker.close()
-            young = time.monotonic() - worker.started < _YOUNG_S
-            backoff = min(max(2 * self._backoff.get(index, 0.0), 0.5), _MAX_BACKOFF_S) if young else 0.0
+            backoff = 0.0
+            if not worker.served:  # it would die again at once: what it starts from is at fault
+                backoff = min(max(2 * self._backoff.get(index, 0.0), _MIN_BACKOFF_S), _MAX_BACKOFF_S)
             self._backoff[index] = backoff
             self._not_before[index] = time.monotonic() + backoff
             if not worker.draining:
@@ -201,6 +203,7 @@ class Pool:
                 continue
             connection.settimeout(CONTROL_S)
             worker.connection = connection
+            worker.served = True
             worker.told = {}
 
     def kill_hung(self) -> None:
