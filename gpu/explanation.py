@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gpu.requests import Cause, PlacementRequest, Reason, Rejection
 from gpu.snapshot import DeviceView, NodeView, PoolView
-from gpu.states import DeviceState, NodeState
+from gpu.states import DeviceState, NodeState, Vendor
 from gpu.wording import compared, counted, either, listed, number
 
 _Devices = Mapping[str, Sequence[DeviceView]]
@@ -71,7 +71,7 @@ def _texts(request: PlacementRequest) -> dict[Cause, str]:
         Cause.node_cpus: f"with fewer than the {number(request.cpus)} CPUs needed",
         Cause.node_memory: f"with less free memory than the {memory} needed",
         Cause.device_count: f"with fewer than {request.devices} equal devices that may be used",
-        Cause.device_vendor: f"not of vendor {either(request.vendors)}",
+        Cause.device_vendor: f"not of vendor {_vendors(request)}",
         Cause.device_model: f"ruled out: {excluded}",
         Cause.device_state: "fenced, stale or absent",
         Cause.device_held: "held by other replicas",
@@ -116,7 +116,7 @@ def _sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, requ
 
 
 def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> str:
-    kind = f" of vendor {either(request.vendors)}" if request.vendors else ""
+    kind = f" of vendor {_vendors(request)}" if request.vendors else ""
     known = [device for node in nodes for device in devices[node.id]]
     allowed = [device for device in known if not request.vendors or device.vendor in request.vendors]
     if not allowed:
@@ -143,6 +143,11 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
             f"the most, {most}"
         )
     return ""
+
+
+def _vendors(request: PlacementRequest) -> str:
+    """The vendors of devices that are allowed; running without one is not a vendor of devices."""
+    return either([vendor for vendor in request.vendors if vendor != Vendor.cpu])
 
 
 def _usable_group(devices: Sequence[DeviceView], request: PlacementRequest) -> int:

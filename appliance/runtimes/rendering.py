@@ -59,7 +59,7 @@ def render(
     if launcher != "docker" and not environment_files.is_ready(spec, environments):
         raise RuntimeNotStartable(
             f"the environment of the {spec.name} runtime is not built on this machine; build it with "
-            f"`appliance runtime install {spec.name}`"
+            f"`appliance runtime build {spec.name}`"
         )
     values = _values(spec, launcher, layout, served_name, environments)
     argv = [filled(word, values) for word in form.command] if command is None else list(command)

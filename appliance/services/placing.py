@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from appliance.models.tables import ModelVersionRow
+from appliance.runtimes.capability import excluded_models
 from appliance.runtimes.catalog import Catalog
+from appliance.runtimes.memory import device_memory
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
@@ -17,6 +20,7 @@ from gpu import leasing
 from gpu.errors import PlacementLost
 from gpu.placement import place
 from gpu.requests import PlacementRequest, Rejection
+from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
 
 
@@ -32,8 +36,9 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     if replica is None or replica.state != ReplicaState.pending:
         return
     deployment = await session.get_one(DeploymentRow, replica.deployment_id)
-    request = await _request(session, machinery.catalog, deployment)
-    plan = place(await leasing.snapshot(session), request)
+    snapshot = await leasing.snapshot(session)
+    request = await _request(session, machinery.catalog, deployment, snapshot)
+    plan = place(snapshot, request)
     if isinstance(plan, Rejection):
         await _explain(machinery, session, replica, plan)
         return
@@ -56,7 +61,9 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica_id)
 
 
-async def _request(session: AsyncSession, catalog: Catalog, deployment: DeploymentRow) -> PlacementRequest:
+async def _request(
+    session: AsyncSession, catalog: Catalog, deployment: DeploymentRow, snapshot: ComputeSnapshot
+) -> PlacementRequest:
     flavor = (await session.scalars(select(FlavorRow).where(FlavorRow.id == deployment.flavor_id))).one()
     runtime = catalog.get(deployment.runtime)
     vendors = tuple(v for v in runtime.vendors if flavor.device_vendor in (None, v))
@@ -64,10 +71,16 @@ async def _request(session: AsyncSession, catalog: Catalog, deployment: Deployme
         pool_id=deployment.pool_id,
         vendors=vendors,
         devices=flavor.devices,
-        device_memory_bytes=0,
+        excluded_models=excluded_models(runtime, ((device.vendor, device.model) for device in snapshot.devices)),
+        device_memory_bytes=device_memory(await _weight_bytes(session, deployment), flavor.devices),
         cpus=flavor.cpus,
         memory_bytes=flavor.memory_bytes,
     )
+
+
+async def _weight_bytes(session: AsyncSession, deployment: DeploymentRow) -> int:
+    query = select(ModelVersionRow.details).where(ModelVersionRow.id == deployment.model_version_id)
+    return int((await session.scalar(query) or {}).get("weight_bytes", 0))
 
 
 async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, rejection: Rejection) -> None:

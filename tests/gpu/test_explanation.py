@@ -32,6 +32,11 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
         [node(), device(vendor="iluvatar")],
         {"devices": 1, "vendors": ("nvidia",)},
     ),
+    (
+        "pool default has no device of vendor nvidia or iluvatar",
+        [node()],
+        {"devices": 1, "vendors": ("nvidia", "iluvatar", "cpu")},
+    ),
     ("pool default has no device", [node()], {"devices": 1}),
     (
         "pool default has no free device of vendor nvidia: 1 fenced, 2 held by replicas",

@@ -64,5 +64,5 @@ def test_a_launcher_without_a_form(runtime: RuntimeSpec) -> None:
 
 def test_an_environment_that_is_not_built(runtime: RuntimeSpec) -> None:
     form = ProcessForm(command=("{python}",), install=(("wheel",),))
-    with pytest.raises(RuntimeNotStartable, match="appliance runtime install light"):
+    with pytest.raises(RuntimeNotStartable, match="appliance runtime build light"):
         rendered(msgspec.structs.replace(runtime, process=form), "process")
