@@ -111,13 +111,13 @@ async def delete_tenant(work: Work, row: TenantRow, blockers: Sequence[Blocker])
 
 async def list_quotas(work: Work) -> list[Quota]:
     """The counters of the scope's tenant, or the platform's own."""
-    rows = await queries.list_quotas(work.session, work.scope.tenant_id or PLATFORM_SCOPE)
+    rows = await queries.list_quotas(work.session, _quota_scope(work))
     return [Quota(row.scope, Resource(row.resource), row.used, row.quota_limit) for row in rows]
 
 
 async def set_limit(work: Work, resource: Resource, limit: int) -> Quota:
     """Set the limit of the scope's tenant or of the platform; raise `LimitBelowUse`, or `NotFound`."""
-    scope = work.scope.tenant_id or PLATFORM_SCOPE
+    scope = _quota_scope(work)
     changed = await queries.set_limit(work.session, scope, resource, limit)
     row = await queries.find_quota(work.session, scope, resource)
     if row is None:
@@ -129,6 +129,10 @@ async def set_limit(work: Work, resource: Resource, limit: int) -> Quota:
         )
     work.record("quota.updated", "quota", f"{scope}/{resource.value}", detail={"limit": limit})
     return Quota(scope, resource, row.used, row.quota_limit)
+
+
+def _quota_scope(work: Work) -> str:
+    return PLATFORM_SCOPE if work.scope.tenant_id is None else work.scope.tenant_id
 
 
 def shown(row: TenantRow) -> Tenant:
