@@ -15,8 +15,8 @@ from appliance.api import (
     quotas,
     runtimes,
     services,
+    status,
     tenants,
-    uploads,
     usage,
     users,
 )
@@ -24,13 +24,13 @@ from appliance.api import (
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports: what belongs to one tenant."""
-    modules = (logins, members, keys, quotas, models, uploads, services, gateways, compute, runtimes, usage, audit)
+    modules = (logins, members, keys, quotas, models, services, gateways, compute, runtimes, usage, audit)
     return [route for module in modules for route in module.tenant_routes()]
 
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    modules = (tenants, users, keys, quotas, models, gateways, compute, runtimes, audit)
+    modules = (status, tenants, users, keys, quotas, models, gateways, compute, runtimes, audit)
     return [route for module in modules for route in module.admin_routes()]
 
 

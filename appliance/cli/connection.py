@@ -8,19 +8,23 @@ In this order: `--url`, `--key`, `--ca`, `--tenant`; `APPLIANCE_URL`, `APPLIANCE
 from __future__ import annotations
 
 import os
+import re
 import ssl
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
-from appliance.cli.errors import CommandFailed
+from appliance.cli.errors import CommandFailed, Refused, Unreachable
 
-_TIMEOUT_S = 60.0
-_PAGE = 500
+_TIMEOUT_S: Final = 60.0
+_PAGE: Final = 500
+_TENANT_HEADER: Final = "Appliance-Tenant"
+_NAMES_HEADER: Final = re.compile(rf"(the header )?{_TENANT_HEADER}")
 
 
 def home() -> Path:
@@ -39,12 +43,21 @@ class Target:
     def connect(self) -> Connection:
         url = self.url or os.environ.get("APPLIANCE_URL") or _local("run/admin.url", "is the appliance running?")
         key = self.key or os.environ.get("APPLIANCE_KEY") or _local("operator.key", "set APPLIANCE_KEY")
-        ca = self.ca or os.environ.get("APPLIANCE_CA") or str(home() / "ca.pem")
         headers = {"Authorization": f"Bearer {key}"}
         if tenant := self.tenant or os.environ.get("APPLIANCE_TENANT"):
-            headers["Appliance-Tenant"] = tenant
-        trust = ssl.create_default_context(cafile=ca) if Path(ca).exists() else ssl.create_default_context()
-        return Connection(httpx.Client(base_url=url, headers=headers, verify=trust, timeout=_TIMEOUT_S))
+            headers[_TENANT_HEADER] = tenant
+        return Connection(httpx.Client(base_url=url, headers=headers, verify=self._trust(), timeout=_TIMEOUT_S))
+
+    def _trust(self) -> ssl.SSLContext:
+        """The CA that was named; else the one of this host's appliance, if there is one; else the system's."""
+        named = self.ca or os.environ.get("APPLIANCE_CA")
+        file = Path(named) if named else home() / "ca.pem"
+        if named is None and not file.exists():
+            return ssl.create_default_context()
+        try:
+            return ssl.create_default_context(cafile=str(file))
+        except OSError as error:  # ssl.SSLError is one
+            raise CommandFailed(f"{file} is no CA certificate that can be read: {error}") from error
 
 
 def _local(name: str, hint: str) -> str:
@@ -56,19 +69,38 @@ def _local(name: str, hint: str) -> str:
 
 
 class Connection:
-    """JSON requests to `/api/v1`; an error answer becomes `CommandFailed` with the problem's detail."""
+    """JSON requests to `/api/v1`; an error answer becomes `Refused` with the problem's detail, none `Unreachable`."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
 
+    def choose_tenant(self, name_or_id: str) -> None:
+        """Act on this tenant from now on."""
+        self._client.headers[_TENANT_HEADER] = name_or_id
+
+    def choose_platform(self) -> None:
+        """Act on no tenant from now on."""
+        self._client.headers.pop(_TENANT_HEADER, None)
+
     def get(self, path: str, **params: Any) -> Any:
         return self.request("GET", path, params={name: value for name, value in params.items() if value is not None})
 
-    def post(self, path: str, body: Any = None, **headers: str) -> Any:
-        return self.request("POST", path, json=body, headers=headers)
+    def post(self, path: str, body: Any = None) -> Any:
+        return self.request("POST", path, json=body)
+
+    def create(self, path: str, body: Any) -> Any:
+        """A POST under an idempotency key of its own, tried once more where no answer came."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        try:
+            return self.request("POST", path, json=body, headers=headers)
+        except Unreachable:
+            return self.request("POST", path, json=body, headers=headers)
 
     def patch(self, path: str, body: Any) -> Any:
         return self.request("PATCH", path, json=body)
+
+    def put(self, path: str, body: Any) -> Any:
+        return self.request("PUT", path, json=body)
 
     def delete(self, path: str) -> Any:
         return self.request("DELETE", path)
@@ -88,6 +120,18 @@ class Connection:
             if cursor is None:
                 return
 
+    def lines(self, path: str, **params: Any) -> Iterator[str]:
+        """The lines of an answer of any length, as they arrive."""
+        query = {name: value for name, value in params.items() if value is not None}
+        try:
+            with self._client.stream("GET", _path(path), params=query) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _refusal(answer)
+                yield from answer.iter_lines()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def exists(self, path: str) -> bool:
         return self.raw("GET", path, accept=(404,)).status_code != httpx.codes.NOT_FOUND
 
@@ -97,12 +141,15 @@ class Connection:
 
     def raw(self, method: str, path: str, *, accept: tuple[int, ...] = (), **options: Any) -> httpx.Response:
         try:
-            answer = self._client.request(method, f"/api/v1/{path}", **options)
+            answer = self._client.request(method, _path(path), **options)
         except httpx.TransportError as error:
-            raise CommandFailed(f"{self._client.base_url} does not answer: {error}") from error
+            raise self._unreachable(error) from error
         if answer.is_error and answer.status_code not in accept:
-            raise CommandFailed(_explain(answer))
+            raise _refusal(answer)
         return answer
+
+    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
+        return Unreachable(f"{self._client.base_url} does not answer: {str(error) or type(error).__name__}")
 
 
 def segment(text: str) -> str:
@@ -110,9 +157,18 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def _explain(answer: httpx.Response) -> str:
+def _path(path: str) -> str:
+    return f"/api/v1/{path}"
+
+
+def _refusal(answer: httpx.Response) -> Refused:
+    """The problem in words for someone at a command line, who sends options and not headers."""
     try:
         problem = answer.json()
-        return f"{problem['detail']} [{problem['code']}, request {answer.headers.get('x-request-id', '-')}]"
+        detail, code = _NAMES_HEADER.sub("--tenant", problem["detail"]), str(problem["code"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answered {answer.status_code}: {answer.text[:300]}"
+        return Refused(
+            f"the server answered {answer.status_code}: {answer.text[:300]}", status=answer.status_code, code=""
+        )
+    request_id = answer.headers.get("x-request-id", "-")
+    return Refused(f"{detail} [{code}, request {request_id}]", status=answer.status_code, code=code)

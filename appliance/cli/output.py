@@ -1,4 +1,8 @@
-"""Tables for people, JSON for programs (`--json`: one object, or one object a line for lists)."""
+"""Tables for people; for programs (`--json`) exactly one JSON value on the standard output.
+
+An object is one object, a list one array, so that a command's whole output is what a JSON parser takes. What is
+told on the way (progress, events, questions) goes to the standard error output.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,7 @@ Columns = Sequence[tuple[str, str]]
 
 def show_list(items: Iterable[Mapping[str, Any]], columns: Columns, *, as_json: bool) -> None:
     if as_json:
-        for item in items:
-            click.echo(json.dumps(item, ensure_ascii=False))
+        show_json(list(items))
         return
     rows = [[cell(reach(item, member)) for _, member in columns] for item in items]
     if not rows:
@@ -30,7 +33,7 @@ def show_list(items: Iterable[Mapping[str, Any]], columns: Columns, *, as_json: 
 
 def show_object(item: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(item, ensure_ascii=False, indent=2))
+        show_json(item)
         return
     width = max((len(name) for name in item), default=0)
     for name, value in item.items():
@@ -40,6 +43,23 @@ def show_object(item: Mapping[str, Any], *, as_json: bool) -> None:
                 click.echo("  - " + ", ".join(f"{key}={cell(inner)}" for key, inner in entry.items() if _plain(inner)))
         else:
             click.echo(f"{name.ljust(width)}  {cell(value)}")
+
+
+def show_done(kind: str, name: str, done: str, *, as_json: bool) -> None:
+    """For what answers without an object: `key laptop: deleted`."""
+    if as_json:
+        show_json({"kind": kind, "name": name, "state": done})
+    else:
+        click.echo(f"{kind} {name}: {done}")
+
+
+def show_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def tell(text: str) -> None:
+    """One line for a person who waits."""
+    click.echo(text, err=True)
 
 
 def reach(item: Mapping[str, Any], member: str) -> Any:

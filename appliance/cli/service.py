@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import uuid
 from typing import Any
 
 import click
 
 from appliance.cli.connection import Connection, segment
-from appliance.cli.options import client_command
-from appliance.cli.output import show_list, show_object
-from appliance.cli.waiting import until_gone, until_settled
+from appliance.cli.following import follow
+from appliance.cli.options import client_command, confirm, limit_option, require_change, timeout_option, yes_option
+from appliance.cli.output import show_json, show_list, show_object
+from appliance.cli.waiting import until_gone, until_settled, until_state
 
 COLUMNS = (
     ("NAME", "name"),
@@ -23,7 +23,6 @@ COLUMNS = (
     ("REASON", "reason"),
 )
 EVENT_COLUMNS = (("AT", "at"), ("PHASE", "phase"), ("REPLICA", "replica_id"), ("MESSAGE", "message"))
-_timeout = click.option("--timeout", default=900.0, show_default=True, help="seconds to wait")
 
 
 @click.group(help="Publish models and look after them.")
@@ -35,18 +34,18 @@ def service() -> None: ...
 @click.option("--model", required=True, help="name or id of the model")
 @click.option("--model-version", help="branch or tag [default: the model's default version]")
 @click.option("--runtime", help="transformers, vllm, ... [default: the best that can serve the model]")
-@click.option("--replicas", type=int, default=1, show_default=True)
+@click.option("--replicas", type=int, default=1, show_default=True, help="how many engines serve it")
 @click.option("--flavor", help="what one replica gets [default: the smallest]")
 @click.option("--pool", help="where replicas are placed")
 @click.option("--gateway", help="which gateway listens [default: the first with room]")
 @click.option("--port", type=int, help="a port of the gateway [default: the lowest that is free]")
 @click.option("--served-model", help="the model name clients use [default: NAME]")
-@click.option("--description", default="")
+@click.option("--description", default="", help="what it is for")
 @click.option("--arg", "args", multiple=True, metavar="--FLAG=VALUE", help="argument for the engine; may be repeated")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="environment of the engine; may be repeated")
 @click.option("--defaults", metavar="JSON", help="sampling defaults, e.g. '{\"temperature\": 0.2}'")
 @click.option("--wait", is_flag=True, help="wait until it is ready, telling the phases")
-@_timeout
+@timeout_option
 @client_command
 def create(
     name: str,
@@ -65,7 +64,7 @@ def create(
     body |= {"name": name, "args": list(args), "env": _pairs(env)}
     if defaults:
         body["defaults"] = _json(defaults, "--defaults")
-    made = connection.post("services", body, **{"Idempotency-Key": str(uuid.uuid4())})
+    made = connection.create("services", body)
     if wait:
         made = until_settled(connection, made, timeout_s=timeout)
     show_object(made, as_json=as_json)
@@ -73,11 +72,12 @@ def create(
 
 @service.command("list")
 @click.option("--state", help="only those in this state")
-@click.option("--limit", type=int, help="at most so many")
+@click.option("--model", help="only those of this model, by name or id")
+@limit_option
 @client_command
-def list_(connection: Connection, *, as_json: bool, state: str | None, limit: int | None) -> None:
+def list_(connection: Connection, *, as_json: bool, limit: int | None, **filters: str | None) -> None:
     """List services, newest first."""
-    show_list(connection.pages("services", limit=limit, state=state), COLUMNS, as_json=as_json)
+    show_list(connection.pages("services", limit=limit, **filters), COLUMNS, as_json=as_json)
 
 
 @service.command("show")
@@ -90,7 +90,7 @@ def show(name: str, connection: Connection, *, as_json: bool) -> None:
 
 @service.command("events")
 @click.argument("name")
-@click.option("--limit", type=int, default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="the latest so many")
 @client_command
 def events(name: str, connection: Connection, *, as_json: bool, limit: int) -> None:
     """What happened to the service, oldest first."""
@@ -101,29 +101,41 @@ def events(name: str, connection: Connection, *, as_json: bool, limit: int) -> N
 @service.command("logs")
 @click.argument("name")
 @click.option("--replica", help="id of a replica [default: the newest]")
-@click.option("--tail", type=int, default=200, show_default=True, help="how many lines")
+@click.option("--tail", type=click.IntRange(1, 10_000), default=200, show_default=True, help="how many lines")
+@click.option("--follow", "-f", "keep_on", is_flag=True, help="go on with what is added, until Ctrl-C")
 @client_command
-def logs(name: str, connection: Connection, *, as_json: bool, replica: str | None, tail: int) -> None:
-    """The last lines of a replica's log."""
-    params: dict[str, Any] = {"tail": tail} | ({"replica": replica} if replica else {})
-    text = connection.text(f"services/{segment(name)}/logs", **params)
-    click.echo(json.dumps(text.splitlines()) if as_json else text)
+def logs(name: str, connection: Connection, *, as_json: bool, replica: str | None, tail: int, keep_on: bool) -> None:
+    """The last lines of a replica's log (with --json: an array of lines)."""
+
+    def read(lines: int) -> list[str]:
+        params: dict[str, Any] = {"tail": lines} | ({"replica": replica} if replica else {})
+        return connection.text(f"services/{segment(name)}/logs", **params).splitlines()
+
+    if keep_on and as_json:
+        raise click.UsageError("--follow has no end, and --json is one value: choose one of them")
+    if keep_on:
+        follow(read, tail)
+    elif as_json:
+        show_json(read(tail))
+    else:
+        for line in read(tail):
+            click.echo(line)
 
 
 @service.command("update")
 @click.argument("name")
-@click.option("--replicas", type=int)
-@click.option("--description")
-@click.option("--defaults", metavar="JSON")
-@click.option("--wait", is_flag=True)
-@_timeout
+@click.option("--replicas", type=int, help="how many engines serve it")
+@click.option("--description", help="what it is for")
+@click.option("--defaults", metavar="JSON", help="sampling defaults, all of them, e.g. '{\"temperature\": 0.2}'")
+@click.option("--wait", is_flag=True, help="wait until it is as wanted")
+@timeout_option
 @client_command
 def update(name: str, connection: Connection, *, as_json: bool, wait: bool, timeout: float, **members: Any) -> None:
     """Change replicas, description or sampling defaults; nothing is restarted."""
     body = {member: value for member, value in members.items() if value is not None}
     if "defaults" in body:
         body["defaults"] = _json(body["defaults"], "--defaults")
-    changed = connection.patch(f"services/{segment(name)}", body)
+    changed = connection.patch(f"services/{segment(name)}", require_change(body))
     show_object(until_settled(connection, changed, timeout_s=timeout) if wait else changed, as_json=as_json)
 
 
@@ -131,7 +143,7 @@ def _action(action: str, description: str) -> click.Command:
     @service.command(action, help=description)
     @click.argument("name")
     @click.option("--wait", is_flag=True, help="wait until it is done")
-    @_timeout
+    @timeout_option
     @client_command
     def command(name: str, connection: Connection, *, as_json: bool, wait: bool, timeout: float) -> None:
         changed = connection.post(f"services/{segment(name)}/{action}")
@@ -144,13 +156,38 @@ _action("start", "Start a stopped service.")
 _action("stop", "Stop a service; it keeps its name and port.")
 
 
+@service.command("wait")
+@click.argument("name")
+@click.option(
+    "--for",
+    "goal",
+    type=click.Choice(["ready", "stopped", "deleted"]),
+    help="[default: ready, or stopped where that is wanted]",
+)
+@timeout_option
+@client_command
+def wait_(name: str, connection: Connection, *, as_json: bool, goal: str | None, timeout: float) -> None:
+    """Wait until a service is as wanted, telling its events; exit status 1 where it fails or time is up."""
+    if goal == "deleted":
+        until_gone(connection, name, timeout_s=timeout)
+        show_object({"name": name, "state": "deleted"}, as_json=as_json)
+        return
+    found = connection.get(f"services/{segment(name)}")
+    if goal is None:
+        show_object(until_settled(connection, found, timeout_s=timeout), as_json=as_json)
+    else:
+        show_object(until_state(connection, found, goal, timeout_s=timeout), as_json=as_json)
+
+
 @service.command("delete")
 @click.argument("name")
+@yes_option
 @click.option("--wait", is_flag=True, help="wait until it is gone")
-@_timeout
+@timeout_option
 @client_command
-def delete(name: str, connection: Connection, *, as_json: bool, wait: bool, timeout: float) -> None:
+def delete(name: str, connection: Connection, *, as_json: bool, yes: bool, wait: bool, timeout: float) -> None:
     """Stop a service and forget it."""
+    confirm(f"Delete service {name}? Its clients are refused from then on.", yes=yes)
     deleted = connection.delete(f"services/{segment(name)}")
     if wait:
         until_gone(connection, deleted["id"], timeout_s=timeout)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
-
-import click
+from typing import Any, Final
 
 from appliance.cli.connection import Connection, segment
 from appliance.cli.errors import CommandFailed
+from appliance.cli.output import tell
 
-_PAUSE_S = 0.2
+_PAUSE_S: Final = 0.2
+_GOALS: Final = {"running": "ready", "stopped": "stopped"}
+"""What a service becomes that is desired to be so."""
 
 
 def until_settled(connection: Connection, service: Mapping[str, Any], *, timeout_s: float) -> Mapping[str, Any]:
     """Wait until the service is ready, or stopped where that is desired; raise `CommandFailed` when it failed."""
-    goal = {"running": "ready", "stopped": "stopped"}[service["desired"]]
+    if (goal := _GOALS.get(service["desired"])) is None:
+        raise CommandFailed(f"service {service['name']} is being deleted")
+    return until_state(connection, service, goal, timeout_s=timeout_s)
+
+
+def until_state(
+    connection: Connection, service: Mapping[str, Any], goal: str, *, timeout_s: float
+) -> Mapping[str, Any]:
+    """Wait until the service is in the state `goal`; raise `CommandFailed` when it failed or time is up."""
     seen: set[str] = set()
     deadline = time.monotonic() + timeout_s
     while True:
@@ -44,4 +53,4 @@ def _tell_events(connection: Connection, service_id: str, seen: set[str]) -> Non
     for event in reversed(connection.get(f"services/{service_id}/events", limit=50)["items"]):
         if event["id"] not in seen:
             seen.add(event["id"])
-            click.echo(f"{event['at'][11:19]} {event['phase']}: {event['message']}", err=True)
+            tell(f"{event['at'][11:19]} {event['phase']}: {event['message']}")

@@ -1,0 +1,66 @@
+"""`appliance device ...`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from appliance.cli.connection import Connection
+from appliance.cli.options import client_command, limit_option
+from appliance.cli.output import show_list, show_object
+from appliance.cli.resources import Kind, add_show
+from appliance.cli.sizes import readable
+
+KIND = Kind(
+    "device",
+    "devices",
+    (
+        ("ID", "id"),
+        ("NODE", "node_id"),
+        ("INDEX", "index"),
+        ("MODEL", "model"),
+        ("MEMORY", "memory"),
+        ("STATE", "state"),
+        ("REPLICA", "replica_id"),
+        ("REASON", "reason"),
+    ),
+)
+
+
+@click.group(help="Devices.")
+def device() -> None: ...
+
+
+@device.command("list")
+@click.option("--node", help="only those of this node")
+@limit_option
+@client_command
+def list_(connection: Connection, *, as_json: bool, node: str | None, limit: int | None) -> None:
+    """List devices with their state and who leases them."""
+    items = connection.pages(KIND.path, limit=limit, node=node)
+    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
+
+
+def _row(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {"memory": readable(item["memory_bytes"])}
+
+
+add_show(device, KIND, "Show one device, by its id.")
+
+
+@device.command("fence")
+@click.argument("name", metavar="ID")
+@click.option("--reason", required=True, help="why it is taken out; shown to everyone who asks")
+@client_command
+def fence(name: str, connection: Connection, *, as_json: bool, reason: str) -> None:
+    """Take a device out: it gets no new lease. The replica that holds it goes on."""
+    show_object(connection.post(f"{KIND.one(name)}/fence", {"reason": reason}), as_json=as_json)
+
+
+@device.command("clear")
+@click.argument("name", metavar="ID")
+@client_command
+def clear(name: str, connection: Connection, *, as_json: bool) -> None:
+    """Lift a fence."""
+    show_object(connection.post(f"{KIND.one(name)}/clear"), as_json=as_json)

@@ -1,0 +1,96 @@
+"""`appliance gateway ...`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from appliance.cli.connection import Connection
+from appliance.cli.options import client_command, given, limit_option, require_change
+from appliance.cli.output import show_list, show_object
+from appliance.cli.resources import Kind, add_delete
+
+KIND = Kind(
+    "gateway",
+    "gateways",
+    (
+        ("NAME", "name"),
+        ("NODE", "node"),
+        ("HOST", "host"),
+        ("PORTS", "ports"),
+        ("FREE", "free"),
+        ("STATE", "state"),
+        ("ID", "id"),
+    ),
+)
+LISTENER_COLUMNS = (
+    ("PORT", "port"),
+    ("STATE", "state"),
+    ("SERVICE", "service_id"),
+    ("TENANT", "tenant_id"),
+    ("REASON", "reason"),
+)
+
+
+@click.group(help="Gateways and their ports.")
+def gateway() -> None: ...
+
+
+@gateway.command("create")
+@click.argument("name")
+@click.option("--first-port", type=int, required=True, help="the lowest port; outside 32768 to 60999")
+@click.option("--ports", "port_count", type=int, help="how many, at most 16 [default: 16]")
+@click.option("--host", help="the address to listen on [default: 0.0.0.0]")
+@client_command
+def create(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
+    """Open the gateway NAME."""
+    show_object(connection.create(KIND.path, given(name=name, **members)), as_json=as_json)
+
+
+@gateway.command("list")
+@limit_option
+@client_command
+def list_(connection: Connection, *, as_json: bool, limit: int | None) -> None:
+    """List gateways with their free ports, newest first."""
+    items = connection.pages(KIND.path, limit=limit)
+    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
+
+
+def _row(item: dict[str, Any]) -> dict[str, Any]:
+    first, last = item["first_port"], item["first_port"] + item["port_count"] - 1
+    return item | {"ports": f"{first}-{last}", "free": f"{len(item['free_ports'])} of {item['port_count']}"}
+
+
+@gateway.command("show")
+@click.argument("name")
+@client_command
+def show(name: str, connection: Connection, *, as_json: bool) -> None:
+    """Show one gateway, and what is on each of its ports."""
+    found = connection.get(KIND.one(name))
+    if as_json:
+        show_object(found, as_json=True)
+        return
+    show_object({name: value for name, value in found.items() if name != "listeners"}, as_json=False)
+    click.echo()
+    free = [{"port": port, "state": "free"} for port in found["free_ports"]]
+    ports = sorted([*found["listeners"], *free], key=lambda port: int(port["port"]))
+    show_list(ports, LISTENER_COLUMNS, as_json=False)
+
+
+@gateway.command("update")
+@click.argument("name")
+@click.option("--rename", "name_", metavar="NAME", help="its new name")
+@click.option("--first-port", type=int, help="the lowest port; every port with a listener must stay in the range")
+@click.option("--ports", "port_count", type=int, help="how many, at most 16")
+@click.option("--host", help="the address to listen on")
+@click.option("--close", "state", flag_value="closed", help="give it no further listeners")
+@click.option("--open", "state", flag_value="open", help="undo --close")
+@client_command
+def update(name: str, connection: Connection, *, as_json: bool, name_: str | None, **members: Any) -> None:
+    """Rename, move, widen, close or reopen a gateway."""
+    body = require_change(given(name=name_, **members))
+    show_object(connection.patch(KIND.one(name), body), as_json=as_json)
+
+
+add_delete(gateway, KIND, "Remove a gateway that has no listeners.")

@@ -1,0 +1,58 @@
+"""`appliance node ...`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from appliance.cli.connection import Connection
+from appliance.cli.options import client_command, limit_option
+from appliance.cli.output import show_list, show_object
+from appliance.cli.resources import Kind, add_show
+from appliance.cli.sizes import readable
+
+KIND = Kind(
+    "node",
+    "nodes",
+    (
+        ("NAME", "name"),
+        ("STATE", "state"),
+        ("POOL", "pool_id"),
+        ("CPUS", "cpus"),
+        ("MEMORY", "memory"),
+        ("DEVICES", "devices"),
+        ("REASON", "reason"),
+        ("ID", "id"),
+    ),
+)
+
+
+@click.group(help="Nodes.")
+def node() -> None: ...
+
+
+@node.command("list")
+@click.option("--pool", help="only those of this pool")
+@limit_option
+@client_command
+def list_(connection: Connection, *, as_json: bool, pool: str | None, limit: int | None) -> None:
+    """List nodes with what replicas have claimed of their memory."""
+    items = connection.pages(KIND.path, limit=limit, pool=pool)
+    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
+
+
+def _row(item: dict[str, Any]) -> dict[str, Any]:
+    return item | {"memory": f"{readable(item['memory_claimed'])} of {readable(item['memory_bytes'])}"}
+
+
+add_show(node, KIND, "Show one node.")
+
+
+@node.command("move")
+@click.argument("name")
+@click.argument("pool")
+@client_command
+def move(name: str, pool: str, connection: Connection, *, as_json: bool) -> None:
+    """Move a node on which nothing runs to another POOL."""
+    show_object(connection.patch(KIND.one(name), {"pool": pool}), as_json=as_json)

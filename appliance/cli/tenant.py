@@ -1,0 +1,77 @@
+"""`appliance tenant ...`"""
+
+from __future__ import annotations
+
+import click
+
+from appliance.cli.connection import Connection, segment
+from appliance.cli.options import client_command, given, require_change
+from appliance.cli.output import show_list, show_object
+from appliance.cli.resources import Kind, add_delete, add_list, add_show
+
+KIND = Kind("tenant", "tenants", (("NAME", "name"), ("DISPLAY NAME", "display_name"), ("STATE", "state"), ("ID", "id")))
+QUOTA_COLUMNS = (("RESOURCE", "resource"), ("USED", "used"), ("LIMIT", "limit"))
+PLATFORM = "platform"
+
+
+@click.group(help="Tenants and their quotas.")
+def tenant() -> None: ...
+
+
+@tenant.command("create")
+@click.argument("name")
+@click.option("--display-name", help="what people read [default: NAME]")
+@client_command
+def create(name: str, connection: Connection, *, as_json: bool, display_name: str | None) -> None:
+    """Create the tenant NAME with the default quotas."""
+    show_object(connection.create(KIND.path, given(name=name, display_name=display_name)), as_json=as_json)
+
+
+add_list(tenant, KIND, "List tenants, newest first.")
+add_show(tenant, KIND, "Show one tenant.")
+
+
+@tenant.command("update")
+@click.argument("name")
+@click.option("--display-name", help="what people read")
+@click.option("--suspend", "state", flag_value="suspended", help="let its keys and logins open nothing")
+@click.option("--activate", "state", flag_value="active", help="undo --suspend")
+@client_command
+def update(name: str, connection: Connection, *, as_json: bool, display_name: str | None, state: str | None) -> None:
+    """Rename, suspend or activate a tenant."""
+    body = require_change(given(display_name=display_name, state=state))
+    show_object(connection.patch(KIND.one(name), body), as_json=as_json)
+
+
+add_delete(tenant, KIND, "Delete a tenant that owns nothing any more.")
+
+
+@tenant.group(help="Limits of a tenant, or of the platform (TENANT `platform`).")
+def quota() -> None: ...
+
+
+def _choose(connection: Connection, name: str) -> None:
+    if name == PLATFORM:
+        connection.choose_platform()
+    else:
+        connection.choose_tenant(name)
+
+
+@quota.command("show")
+@click.argument("tenant_name", metavar="TENANT")
+@client_command
+def show_quotas(tenant_name: str, connection: Connection, *, as_json: bool) -> None:
+    """Show what is used of each limit."""
+    _choose(connection, tenant_name)
+    show_list(connection.get("quotas")["items"], QUOTA_COLUMNS, as_json=as_json)
+
+
+@quota.command("set")
+@click.argument("tenant_name", metavar="TENANT")
+@click.argument("resource")
+@click.argument("limit", type=click.IntRange(min=0))
+@client_command
+def set_quota(tenant_name: str, resource: str, limit: int, connection: Connection, *, as_json: bool) -> None:
+    """Set the LIMIT of a RESOURCE: services, replicas, devices or keys."""
+    _choose(connection, tenant_name)
+    show_object(connection.put(f"quotas/{segment(resource)}", {"limit": limit}), as_json=as_json)
