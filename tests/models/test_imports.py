@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.db import Database
@@ -20,13 +20,14 @@ from appliance.models.errors import (
     VersionNotFound,
     VersionNotReady,
 )
-from appliance.models.schemas import NewImport
+from appliance.models.schemas import ImportProgress, NewImport
 from appliance.models.serving import folder_of, version_for_service
 from appliance.models.states import VersionKind, VersionState
 from appliance.models.tables import BlobRow, ModelImportRow
 from tenants.tables import AuditRow
-from tests.models.builders import disk_usage, model_files, read_tree, sha256
+from tests.models.builders import disk_usage, model_files, read_tree, sha256, with_header
 from tests.models.library import Library
+from tests.support.waiting import eventually_async
 
 
 async def actions(database: Database) -> list[str]:
@@ -218,3 +219,40 @@ async def test_another_tenants_model_is_not_there_and_a_shared_one_is(library: L
         with pytest.raises(VersionNotFound):
             await queries.find_version(work.session, shared, "v9")
         assert (await version_for_service(work.session, work.scope, "shared")).tenant_id is None
+
+
+async def test_a_long_import_shows_its_progress_and_stops_when_its_version_is_deleted(library: Library):
+    await library.create()
+    size = 1 << 30
+    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+    version_id = await library.order_import(model_files() | {"model.safetensors": with_header(header)})
+    (folder,) = library.shelf.iterdir()
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.truncate(8 + len(header) + size)
+    await library.keeper.reconcile()
+    shown = await eventually_async(lambda: _progress(library, version_id))
+    assert shown.phase == "copying"
+    assert 0 < shown.bytes_done <= shown.bytes_total
+    await library.delete_version(version_id)
+    await library.settle()
+    assert disk_usage(library.repository.store.root) == 0
+
+
+async def _progress(library: Library, version_id: str) -> ImportProgress | None:
+    progress = (await library.version(version_id)).progress
+    return progress if progress is not None and progress.bytes_done > 1000 else None
+
+
+async def test_a_use_that_only_the_database_knows_of_keeps_the_version_too(library: Library, database: Database):
+    """What came into use between the look at the users and the delete: the foreign key has the last word."""
+    await library.create()
+    first = await library.import_(model_files(seed=b"one"))
+    async with database.write() as session:
+        await session.execute(text("CREATE TABLE uses (version_id VARCHAR(24) REFERENCES model_versions (id))"))
+        await session.execute(text("INSERT INTO uses VALUES (:id)"), {"id": first.id})
+    for refused in (library.delete, lambda: library.delete_version(first.id)):
+        with pytest.raises(ModelInUse, match="just been taken into use"):
+            await refused()
+    second = await library.import_(model_files(seed=b"two"))
+    assert await library.versions() == [second.id, first.id]
+    assert read_tree(library.repository.store.tree(first.id)) == model_files(seed=b"one")
