@@ -17,6 +17,7 @@ from appliance.api import (
     services,
     status,
     tenants,
+    uploads,
     usage,
     users,
 )
@@ -24,7 +25,7 @@ from appliance.api import (
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports: what belongs to one tenant."""
-    modules = (logins, members, keys, quotas, models, services, gateways, compute, runtimes, usage, audit)
+    modules = (logins, members, keys, quotas, models, uploads, services, gateways, compute, runtimes, usage, audit)
     return [route for module in modules for route in module.tenant_routes()]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection, segment
+from appliance.cli.errors import CommandFailed
 from appliance.cli.model_content import add_content_commands
 from appliance.cli.options import client_command, confirm, given, limit_option, require_change, yes_option
 from appliance.cli.output import show_done, show_list, show_object
@@ -98,7 +99,7 @@ def files(name: str, connection: Connection, *, as_json: bool, version: str | No
 def _default_version(connection: Connection, name: str) -> str:
     found: str | None = connection.get(KIND.one(name))["default_version"]
     if found is None:
-        raise click.UsageError(f"model {name} has no default version: say which with --model-version")
+        raise CommandFailed(f"model {name} has no default version: say which with --model-version")
     return found
 
 
