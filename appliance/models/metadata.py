@@ -61,7 +61,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     formats: list[str] = []
     has_chat_template: bool = False
     generation_defaults: dict[str, bool | int | float | str] = {}
-    card: Card = Card()
+    card: Card = msgspec.field(default_factory=Card)
     left_out: list[str] = []
 
     @property
