@@ -12,6 +12,7 @@ Chunks change no row and leave no audit row; announcing, finishing and aborting 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, head, patch, post
@@ -58,6 +59,7 @@ BYTES = "application/offset+octet-stream"
 Offset = Annotated[int, HeaderParameter(name="Upload-Offset", ge=0, description="where the bytes begin in the file")]
 
 
+@dataclass
 class ChunkOperation(Operation):
     """Tells the document what the body is, which the handler streams itself."""
 
