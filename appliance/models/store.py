@@ -25,6 +25,8 @@ from appliance.kernel.files import sync_directory
 from appliance.models.claims import Claims
 
 BLOB_MODE = 0o444
+FOLDER_MODE = 0o755
+"""Whatever the umask: engines run as another user."""
 FOLDERS = ("blobs/sha256", "versions", "uploads", "incoming")
 
 
@@ -93,6 +95,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             _link(self.blob(file.sha256), path)
         for folder, _, _ in os.walk(draft):
+            Path(folder).chmod(FOLDER_MODE)
             sync_directory(Path(folder))
         reached("model.tree.drafted")
         draft.rename(tree)

@@ -40,9 +40,12 @@ def test_a_content_is_kept_once_however_often_it_comes(store: Store):
     assert read_tree(store.tree("ver_b")) == {"model.safetensors": content, "sub/copy.json": content}
 
 
-def test_what_is_stored_is_read_only(store: Store):
+def test_what_is_stored_is_read_only_and_readable_by_engines(store: Store):
     file = put(store, b"content")
-    store.materialise("ver_a", [file])
+    before = os.umask(0o077)
+    store.materialise("ver_a", [file, StoredFile("sub/copy.json", file.sha256, file.size)])
+    os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in store.tree("ver_a").glob("**")} == {0o755}
     for path in (store.blob(file.sha256), store.tree("ver_a") / file.path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o444
 
