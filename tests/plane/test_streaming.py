@@ -4,13 +4,14 @@ import json
 import re
 import socket
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.gateway.plane import wire
-from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, chunk_event, event, final_event, hold
+from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, Gate, chunk_event, event, final_event, hold
 from tests.plane.harness import SERVICE, Gateway, chat, request, service
 from tests.support.waiting import eventually
 
@@ -257,3 +258,28 @@ def test_stream_for_http_1_0_ends_with_the_connection(gateway: Gateway, engine: 
 
     assert "transfer-encoding" not in answer.fields
     assert answer.body == b"".join([*BARE, DONE])
+
+
+def test_client_that_closes_at_done_has_all_it_asked_for(gateway: Gateway, engine: FakeEngine) -> None:
+    engine.script = plays(*WITH_USAGE, FINAL, DONE, ending="stall")
+    with gateway.connect() as connection:
+        connection.send(request(chat(stream=True), fields={"X-Request-Id": "at-done"}))
+        connection.read_until(DONE)
+    record = gateway.record("at-done")
+    assert (record.outcome, record.completion_tokens, record.tail_tokens) == ("completed", 3, 0)
+
+
+def test_pipelined_behind_a_stream_waits_and_is_bounded(gateway: Gateway, engine: FakeEngine) -> None:
+    gate = engine.script = Gate()
+    with gateway.connect(timeout=1.0) as connection:
+        connection.send(request(chat(stream=True)))
+        connection.read_until(b"first")
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 64 * 1024 * 1024:
+                connection.send(request(method="GET", path="/healthz") * 1000)
+                sent += 1
+        assert resident_kib(gateway.worker_pid()) < 70 * 1024
+        gate.open()
+        connection.read_until(b"0\r\n\r\n")
+        assert connection.answer().body == b"ok\n"

@@ -14,6 +14,7 @@ from appliance.gateway.plane.listening import BACKLOG
 from appliance.gateway.plane.schemas import Listener, TlsFiles
 
 _RELOAD_S = 1.0
+_HANDSHAKE_S = 10.0
 
 
 class Certificates:
@@ -87,6 +88,7 @@ class Acceptor:
                 sock=given.dup(),
                 ssl=certificates.context if certificates is not None else None,
                 backlog=BACKLOG,
+                ssl_handshake_timeout=_HANDSHAKE_S if certificates is not None else None,
             )
         except OSError as error:
             self._context.log.error(  # noqa: TRY400 - the reason says it all
@@ -141,4 +143,6 @@ class Acceptor:
                 return
             connection.setblocking(False)
             with contextlib.suppress(OSError):
-                await self._context.loop.connect_accepted_socket(factory, connection, ssl=tls)
+                await self._context.loop.connect_accepted_socket(
+                    factory, connection, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None
+                )

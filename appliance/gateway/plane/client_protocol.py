@@ -344,6 +344,8 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None:
             return
         self._resume_reading()
+        if self._transport.is_closing():
+            return
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
@@ -357,12 +359,13 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     def _pause_reading(self) -> None:
-        if self._transport is not None and not self._reading_paused:
+        # The loop refuses to change a transport whose handle is closed but whose loss it has not told yet.
+        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._transport is not None and self._reading_paused:
+        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
             self._reading_paused = False
             self._transport.resume_reading()
 

@@ -100,8 +100,12 @@ class Exchange:
             self._connecting = self._context.loop.create_task(self._connect(replica))
 
     def client_gone(self) -> None:
-        """The client has closed: the engine must stop at once."""
-        if not self._finished:
+        """The client has closed: the engine must stop at once. Many clients close when they have read `[DONE]`."""
+        if self._finished:
+            return
+        if isinstance(self._relay, StreamRelay) and self._relay.complete:
+            self._finish("completed")
+        else:
             self._status = self._status or _CLIENT_CLOSED
             self._finish("client_cut")
 
@@ -172,6 +176,7 @@ class Exchange:
         content_type = answers.content_type_of(fields)
         relay = relay_for(request.route, status, content_type, request.prepared, self._ledger.counter)
         self._status, self._relay = status, relay
+        request.release_body()
         streams = isinstance(relay, StreamRelay)
         length = 0 if status == _NO_CONTENT else None
         if b"content-length" in fields and not streams:

@@ -56,6 +56,11 @@ class Request:
         self.bytes_in = 0
         self.prepared: Prepared | None = None
 
+    def release_body(self) -> None:
+        """An answer has begun: the body will not be sent again, and streams are long."""
+        if self.prepared is not None:
+            self.prepared.body = b""
+
     def for_engine(self, unique: str) -> bytes:
         """The request as the engine gets it, written anew. Its id is the gateway's: an engine tells requests apart
         by it, and a client's may come twice.

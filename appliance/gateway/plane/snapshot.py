@@ -59,16 +59,20 @@ class SnapshotReader:
         seen = self._identity()
         if seen is None or seen == self._seen:
             return False
-        before = (self.current, self.error)
-        try:
-            self.current = self._load(MANIFEST)
-            self.error = ""
-        except (OSError, ValueError, msgspec.DecodeError) as error:
-            self.error = f"{type(error).__name__}: {error}"
-            if self.current is None:
-                self._fall_back()
-        self._seen = seen
-        return (self.current, self.error) != before
+        current, error = self.current, self.error
+        while True:
+            try:
+                self.current, self.error = self._load(MANIFEST), ""
+            except (OSError, ValueError, msgspec.DecodeError) as failure:
+                now = self._identity()
+                if now != seen and now is not None:
+                    seen = now  # it was replaced meanwhile, and with it went the shards it named
+                    continue
+                self.error = f"{type(failure).__name__}: {failure}"
+                if self.current is None:
+                    self._fall_back()
+            self._seen = seen
+            return self.current is not current or self.error != error
 
     def _identity(self) -> tuple[int, int, int] | None:
         try:

@@ -60,7 +60,10 @@ class Supervisor:
         self._recover_unowned()
         self._log.info("supervisor.started", adopted=len(self._pool.workers))
         while not self._stopping:
-            self._reconcile()
+            try:
+                self._reconcile()
+            except OSError as error:  # no descriptors, no memory, a full disk: what runs goes on, the next tick tries
+                self._log.error("supervisor.step_failed", reason=str(error))
             self._wait()
         self._drain()
 

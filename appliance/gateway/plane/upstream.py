@@ -73,7 +73,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def send(self, handler: ResponseHandler, request: bytes) -> None:
         if self._transport is None:
-            raise RuntimeError("the connection is closed")
+            raise RuntimeError("the connection is closed; ask `usable` first")
         self._handler = handler
         self._in_body = False
         self._seen = False
@@ -85,12 +85,12 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read no more until `resume`: the client is slower than the engine."""
-        if self._transport is not None and not self._paused:
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and self._paused:
+        if self._transport is not None and self._paused and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 

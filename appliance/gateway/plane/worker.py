@@ -13,9 +13,10 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
@@ -161,8 +162,16 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _describe(problem: dict[str, Any]) -> dict[str, str]:
+    """What the event loop tells of an exception that nobody handled."""
+    error = problem.get("exception")
+    trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+    return {"message": str(problem.get("message", "")), "trace": trace}
+
+
 async def _serve(home: Path, index: int, grace_s: float, log: Log) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, problem: log.error("worker.unexpected", **_describe(problem)))
     worker = Worker(home, index, loop, log)
     loop.add_signal_handler(signal.SIGTERM, worker.drain, grace_s)
     await worker.run()
