@@ -25,8 +25,15 @@ is_there() {
   esac
 }
 
+# What apt says is shown only when it fails. The machine can be made again, so dpkg need not wait for its disk.
 apt_get() {
-  DEBIAN_FRONTEND=noninteractive apt-get --quiet=2 -o DPkg::Lock::Timeout=300 "$@" </dev/null
+  local log status=0
+  log=$(mktemp)
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o DPkg::Options::=--force-unsafe-io "$@" \
+    </dev/null >"$log" 2>&1 || status=$?
+  ((status == 0)) || cat "$log" >&2
+  rm -f "$log"
+  return "$status"
 }
 
 # Debian starts a service when its package is configured. The run starts its own, private ones, and must not

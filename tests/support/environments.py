@@ -25,7 +25,7 @@ def environments_folder() -> Path:
 async def build(names: list[str]) -> None:
     catalog = Catalog.load()
     for name in names:
-        python = await building.ensure(catalog.get(name), environments_folder(), print)
+        python = await building.ensure(catalog.get(name), environments_folder())
         print(f"{name}: {python}")
 
 
