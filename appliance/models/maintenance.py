@@ -162,6 +162,8 @@ class ModelStoreKeeper:
             if self._is_time_to_sweep():
                 hashes = await collection.orphan_blobs(self._guarded, repository.store)
             blobs = await collection.unlink_blobs(repository, hashes, unless_claimed)
+            if blobs < len(hashes):
+                self._swept_at = None  # claimed by an import, which may still come to nothing
         folders = await collection.sweep_folders(self._guarded, repository.store)
         return ModelStoreStatus(len(self._jobs), versions, blobs, folders, expired)
 
