@@ -319,3 +319,4 @@ def running(gateway: Gateway) -> Iterator[Gateway]:
     finally:
         if gateway.process is not None:
             gateway.stop()
+        assert "worker.unexpected" not in gateway.log()
