@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from appliance.app.bootstrap import Credentials
 from appliance.kernel.settings import Settings
@@ -16,9 +15,7 @@ def say(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def show_started(
-    settings: Settings, tls: ServerTls, credentials: Credentials, *, admin: int, tenant: int, metrics: int
-) -> None:
+def show_started(settings: Settings, tls: ServerTls, *, admin: int, tenant: int, metrics: int) -> None:
     host = settings.hostnames[0] if settings.hostnames else "localhost"
     say(
         "",
@@ -28,17 +25,14 @@ def show_started(
         f"  metrics         http://127.0.0.1:{metrics}/metrics",
         f"  CA              {tls.ca}",
         f"  CA fingerprint  SHA-256 {tls.fingerprint}",
-        *_first_credentials(credentials),
         "",
     )
 
 
-def _first_credentials(credentials: Credentials) -> Sequence[str]:
-    if credentials.admin_password is None:
-        return ()
-    return (
-        f"  administrator   admin / {credentials.admin_password}   (shown once; to be changed at the first sign-in)",
-    )
+def show_credentials(credentials: Credentials) -> None:
+    """At once after they were made: what follows may fail, and they are shown only this time."""
+    if credentials.admin_password is not None:
+        say(f"administrator: admin / {credentials.admin_password}   (shown once; to be changed at the first sign-in)")
 
 
 def show_stopping(settings: Settings) -> None:

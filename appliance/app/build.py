@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,8 +26,6 @@ from appliance.kernel.db import Database
 from appliance.kernel.leases import Guarded, Lease
 from appliance.kernel.settings import Settings
 from appliance.launchers.contract import Launcher
-from appliance.launchers.docker.launcher import DockerLauncher
-from appliance.launchers.docker.settings import DockerSettings
 from appliance.launchers.process.launcher import ProcessLauncher
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.repository import ModelRepository
@@ -77,7 +74,7 @@ def build(
 ) -> Built:
     guarded = Guarded(database, lease)
     catalog = Catalog.load([Path(folder) for folder in settings.engines.runtime_folders])
-    node = socket.gethostname()
+    node = home.node_name()
     publisher = _publisher(settings, home, guarded, catalog, node, clock)
     repository = _repository(settings, home)
     machinery = _machinery(settings, home, guarded, catalog, publisher, repository, clock)
@@ -186,6 +183,10 @@ def _launcher(settings: Settings, home: Home, clock: Clock) -> Launcher:
         case "process":
             return ProcessLauncher(home.appliance_id(), root=root)
         case "docker":
+            # Its SDK is large and slow to import: only who uses it pays for it.
+            from appliance.launchers.docker.launcher import DockerLauncher  # noqa: PLC0415
+            from appliance.launchers.docker.settings import DockerSettings  # noqa: PLC0415
+
             docker = DockerSettings(host=settings.docker.host, uid=settings.docker.user, gid=settings.docker.user)
             return DockerLauncher(home.appliance_id(), root=root, settings=docker, clock=clock)
 

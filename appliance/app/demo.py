@@ -14,8 +14,8 @@ from typing import Final
 
 from appliance.app.banner import say
 from appliance.app.build import Built
-from appliance.app.children import ChildFailed, run_child
-from appliance.app.demo_objects import MEMBER, RUNTIME, SERVICE, DemoObjects
+from appliance.app.children import run_child
+from appliance.app.demo_objects import MEMBER, RUNTIME, SERVICE, DemoFailed, DemoObjects
 from appliance.app.home import Home
 from appliance.kernel.errors import ApplianceError
 from appliance.kernel.ids import TenantId
@@ -49,8 +49,7 @@ class Demo:
         if password is not None:
             say(f"  tenant demo     {MEMBER} / {password}   (shown once; to be changed at the first sign-in)")
         await self._objects.ensure_key(tenant_id, self._key_file)
-        if not await self._objects.has_model(tenant_id):
-            await self._objects.order_model(tenant_id, self._model_folder)
+        if await self._objects.order_model(tenant_id, self._model_folder):
             await self._until(lambda: self._objects.has_model(tenant_id))
         await self._objects.ensure_service(tenant_id)
         await self._until(lambda: self._settled(tenant_id))
@@ -93,7 +92,7 @@ class Demo:
         if found is None or found[0].desired != Desired.running:
             return True
         if found[0].state == ServiceState.failed:
-            raise ChildFailed(f"service {SERVICE!r} failed: {found[0].reason}")
+            raise DemoFailed(f"service {SERVICE!r} failed: {found[0].reason}")
         return found[0].state == ServiceState.ready
 
     async def _show(self, tenant_id: TenantId) -> None:

@@ -14,7 +14,7 @@ from appliance.gateway.tables import ListenerRow
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import Passwords, sha256_hex
 from appliance.kernel.db import Database
-from appliance.kernel.errors import NotFound
+from appliance.kernel.errors import ApplianceError, NotFound
 from appliance.kernel.files import write_secret
 from appliance.kernel.ids import TenantId
 from appliance.kernel.settings import LimitSettings
@@ -41,6 +41,11 @@ VERSION: Final = "main"
 RUNTIME: Final = "transformers"
 MEMBER: Final = "demo-admin"
 T = TypeVar("T")
+
+
+class DemoFailed(ApplianceError):
+    code = "demo-failed"
+    title = "The demo could not be set up"
 
 
 class DemoObjects:
@@ -71,16 +76,20 @@ class DemoObjects:
         return await self._within(None, ensure)
 
     async def has_model(self, tenant_id: TenantId) -> bool:
-        """Whether the model is imported; a failed import is not."""
+        """Whether the model is imported; raises once the import has failed."""
         async with self._database.read() as session:
-            return await self._model_state(session, tenant_id) is VersionState.normal
+            state = await self._model_state(session, tenant_id)
+        if state is VersionState.failed:
+            raise DemoFailed(f"the import of the demo model failed; `appliance model show {NAME} --tenant {NAME}`")
+        return state is VersionState.normal
 
-    async def order_model(self, tenant_id: TenantId, folder: Path) -> None:
-        """Create the model and order the import of `folder`, unless either is there."""
+    async def order_model(self, tenant_id: TenantId, folder: Path) -> bool:
+        """Create the model and order the import of `folder`, unless they are there; whether there is one to await."""
 
-        async def order(work: Work) -> None:
-            if await self._model_state(work.session, tenant_id) in (VersionState.normal, VersionState.importing):
-                return
+        async def order(work: Work) -> bool:
+            state = await self._model_state(work.session, tenant_id)
+            if state in (VersionState.normal, VersionState.importing):
+                return state is VersionState.importing
             try:
                 model = await models.find_own_model(work, NAME)
             except NotFound:
@@ -88,8 +97,9 @@ class DemoObjects:
                 model = await models.create_model(work, new)
             import_ = NewImport(directory=str(folder), version=VERSION)
             await versions.import_directory(work, self._built.parts.models, model, import_)
+            return True
 
-        await self._within(tenant_id, order)
+        return await self._within(tenant_id, order)
 
     async def ensure_key(self, tenant_id: TenantId, path: Path) -> None:
         """The demo key, whose secret is in `path` (0600); a lost file or key is replaced."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Home:
     def master_key(self) -> bytes:
         """256 bits from which keys for one purpose each are derived; made once."""
         return self._once("secrets/master.key", lambda: secrets.token_bytes(32))
+
+    def node_name(self) -> str:
+        """What this machine is called in the database, for good: a host name may change, its listeners may not."""
+        return self._once("node.name", lambda: socket.gethostname().encode()).decode()
 
     def close(self) -> None:
         self.pid_file.unlink(missing_ok=True)

@@ -39,6 +39,8 @@ from appliance.services.shutdown import stop_all
 
 log = logging.get_logger(__name__)
 _LOOPBACK = "127.0.0.1"
+_SUPERVISOR_MARGIN_S = 5.0
+"""What the supervisor gets beyond its workers' drain before it is killed."""
 
 
 def main(settings: Settings) -> int:
@@ -100,6 +102,7 @@ class ControlPlane:
             self._passwords,
             self._clock,
         )
+        banner.show_credentials(credentials)
         self._database.activate = built.activations.activate
         sites = self._sites(built)
         self._serving = Serving(sites)
@@ -107,7 +110,7 @@ class ControlPlane:
         self._start_reconcilers(built)
         admin, tenant, metrics = (site.port for site in sites)
         write_atomic(self._home.path / "run" / "admin.url", f"https://{_LOOPBACK}:{admin}\n".encode())
-        banner.show_started(self._settings, self._tls, credentials, admin=admin, tenant=tenant, metrics=metrics)
+        banner.show_started(self._settings, self._tls, admin=admin, tenant=tenant, metrics=metrics)
         log.info("control.started", admin_port=admin, tenant_port=tenant, metrics_port=metrics)
         if self._settings.demo:
             objects = DemoObjects(self._database, built, self._passwords, self._clock)
@@ -150,7 +153,7 @@ class ControlPlane:
     async def _stop_built(self, built: Built) -> None:
         await built.services.close()
         if self._settings.on_stop == "stop-all":
-            await built.keeper.stop(self._settings.gateway.drain_s)
+            await built.keeper.stop(self._settings.gateway.drain_s + _SUPERVISOR_MARGIN_S)
             try:
                 stopped = await stop_all(built.machinery)
                 log.info("engines.stopped", count=stopped)

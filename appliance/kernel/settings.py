@@ -159,7 +159,7 @@ def _completed(settings: Settings) -> Settings:
     longest = SOCKET_PATH_LIMIT - LONGEST_BELOW_HOME
     if len(str(home)) > longest:
         raise Misconfigured(
-            f"APPLIANCE_HOME is {len(str(home))} characters long ({home}); the engines' sockets below it allow {longest}"
+            f"APPLIANCE_HOME has {len(str(home))} characters ({home}); the engines' sockets below it permit {longest}"
         )
     url = settings.database_url or f"sqlite+aiosqlite:///{home}/db/appliance.sqlite"
     if url.startswith("postgresql://"):

@@ -51,7 +51,7 @@ async def _last_failures(session: AsyncSession, deployment_ids: Sequence[str]) -
         .where(ReplicaRow.deployment_id.in_(deployment_ids), ReplicaRow.outcome == ReplicaState.failed.value)
         .order_by(ReplicaRow.id)
     )
-    return dict((await session.execute(query)).tuples().all())
+    return dict((await session.execute(query)).all())
 
 
 def _deployment(row: DeploymentRow, last_failure: str) -> DeploymentFacts:

@@ -21,7 +21,8 @@ async def join(machinery: Machinery, replica_id: str) -> None:
     version = await machinery.publisher.publish()
     reached("replica.join_published")
     deadline = machinery.clock.monotonic() + JOINING_DEADLINE.total_seconds() / 2
-    while machinery.clock.monotonic() < deadline and not machinery.acknowledgements.acknowledged(version):
+    knows = machinery.acknowledgements.acknowledged
+    while machinery.clock.monotonic() < deadline and not knows(version):  # noqa: ASYNC110 - shared memory
         await asyncio.sleep(_PAUSE_S)
     async with machinery.guarded.write() as session:
         now = machinery.clock.now()

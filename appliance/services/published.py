@@ -27,7 +27,7 @@ class Routes:
 
     async def __call__(self, session: AsyncSession) -> Mapping[str, wire.ServiceShard]:
         services = (await session.scalars(select(ServiceRow).where(ServiceRow.desired != Desired.deleted))).all()
-        tenants = dict((await session.execute(select(TenantRow.id, TenantRow.name))).tuples().all())
+        tenants = dict((await session.execute(select(TenantRow.id, TenantRow.name))).all())
         deployments: dict[str, list[DeploymentRow]] = defaultdict(list)
         for deployment in (await session.scalars(select(DeploymentRow).order_by(DeploymentRow.id))).all():
             deployments[deployment.service_id].append(deployment)
@@ -35,7 +35,7 @@ class Routes:
         query = select(ReplicaRow.deployment_id, ReplicaRow.id).where(
             ReplicaRow.state.in_([state.value for state in SERVING])
         )
-        for deployment_id, replica_id in (await session.execute(query.order_by(ReplicaRow.id))).tuples():
+        for deployment_id, replica_id in await session.execute(query.order_by(ReplicaRow.id)):
             ready[deployment_id].append(replica_id)
         return {row.id: self._shard(row, tenants[row.tenant_id], deployments[row.id], ready) for row in services}
 

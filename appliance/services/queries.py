@@ -72,13 +72,13 @@ async def listeners_of(session: AsyncSession, service_ids: Sequence[str]) -> dic
         .join(GatewayRow, GatewayRow.id == ListenerRow.gateway_id)
         .where(ListenerRow.service_id.in_(service_ids))
     )
-    pairs = (await session.execute(query)).tuples().all()
+    pairs = (await session.execute(query)).all()
     return {listener.service_id: (listener, gateway) for listener, gateway in pairs if listener.service_id}
 
 
 async def tenant_names(session: AsyncSession, tenant_ids: Sequence[str]) -> dict[str, str]:
     query = select(TenantRow.id, TenantRow.name).where(TenantRow.id.in_(tenant_ids))
-    return dict((await session.execute(query)).tuples().all())
+    return dict((await session.execute(query)).all())
 
 
 async def service_names(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, str]:

@@ -48,13 +48,13 @@ class DeploymentRow(Base):
     name: Mapped[Name]
     generation: Mapped[int] = mapped_column(default=1)
     model_id: Mapped[Id] = mapped_column(index=True)
-    model_version_id: Mapped[Id] = mapped_column(index=True)
+    model_version_id: Mapped[Id] = mapped_column(ForeignKey("model_versions.id"), index=True)
     model_name: Mapped[Name]
     model_version: Mapped[Name]
     runtime: Mapped[Name]
     image: Mapped[str | None] = mapped_column(String(512))
-    pool_id: Mapped[Id]
-    flavor_id: Mapped[Id] = mapped_column(index=True)
+    pool_id: Mapped[Id] = mapped_column(ForeignKey("pools.id"), index=True)
+    flavor_id: Mapped[Id] = mapped_column(ForeignKey("flavors.id"), index=True)
     flavor_name: Mapped[Name]
     devices: Mapped[int]
     replicas: Mapped[int]

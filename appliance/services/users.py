@@ -21,7 +21,7 @@ async def users_of_versions(session: AsyncSession, version_ids: Collection[str])
         .order_by(ServiceRow.name)
     )
     users: dict[str, list[str]] = defaultdict(list)
-    for version_id, name in (await session.execute(query)).tuples():
+    for version_id, name in await session.execute(query):
         users[version_id].append(f"service {name!r}")
     return users
 

@@ -349,43 +349,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "name", name=op.f("uq_services_tenant_id_name")),
     )
     op.create_table(
-        "deployments",
-        sa.Column("id", sa.String(length=24), nullable=False),
-        sa.Column("service_id", sa.String(length=24), nullable=False),
-        sa.Column("tenant_id", sa.String(length=24), nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column("model_id", sa.String(length=24), nullable=False),
-        sa.Column("model_version_id", sa.String(length=24), nullable=False),
-        sa.Column("model_name", sa.String(length=128), nullable=False),
-        sa.Column("model_version", sa.String(length=128), nullable=False),
-        sa.Column("runtime", sa.String(length=128), nullable=False),
-        sa.Column("image", sa.String(length=512), nullable=True),
-        sa.Column("pool_id", sa.String(length=24), nullable=False),
-        sa.Column("flavor_id", sa.String(length=24), nullable=False),
-        sa.Column("flavor_name", sa.String(length=128), nullable=False),
-        sa.Column("devices", sa.Integer(), nullable=False),
-        sa.Column("replicas", sa.Integer(), nullable=False),
-        sa.Column("args", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("env", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("weight", sa.Integer(), nullable=False),
-        sa.Column("failures", sa.Integer(), nullable=False),
-        sa.Column("next_start_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("replicas >= 0", name=op.f("ck_deployments_replicas_not_negative")),
-        sa.CheckConstraint("weight BETWEEN 0 AND 100", name=op.f("ck_deployments_weight_is_percentage")),
-        sa.ForeignKeyConstraint(
-            ["service_id"], ["services.id"], name=op.f("fk_deployments_service_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_deployments")),
-        sa.UniqueConstraint("service_id", "name", name=op.f("uq_deployments_service_id_name")),
-    )
-    with op.batch_alter_table("deployments", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_deployments_flavor_id"), ["flavor_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_deployments_model_id"), ["model_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_deployments_model_version_id"), ["model_version_id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_deployments_service_id"), ["service_id"], unique=False)
-
-    op.create_table(
         "devices",
         sa.Column("id", sa.String(length=24), nullable=False),
         sa.Column("node_id", sa.String(length=24), nullable=False),
@@ -476,6 +439,49 @@ def upgrade() -> None:
         batch_op.create_index("ix_service_events_service_id_id", ["service_id", "id"], unique=False)
 
     op.create_table(
+        "deployments",
+        sa.Column("id", sa.String(length=24), nullable=False),
+        sa.Column("service_id", sa.String(length=24), nullable=False),
+        sa.Column("tenant_id", sa.String(length=24), nullable=False),
+        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("model_id", sa.String(length=24), nullable=False),
+        sa.Column("model_version_id", sa.String(length=24), nullable=False),
+        sa.Column("model_name", sa.String(length=128), nullable=False),
+        sa.Column("model_version", sa.String(length=128), nullable=False),
+        sa.Column("runtime", sa.String(length=128), nullable=False),
+        sa.Column("image", sa.String(length=512), nullable=True),
+        sa.Column("pool_id", sa.String(length=24), nullable=False),
+        sa.Column("flavor_id", sa.String(length=24), nullable=False),
+        sa.Column("flavor_name", sa.String(length=128), nullable=False),
+        sa.Column("devices", sa.Integer(), nullable=False),
+        sa.Column("replicas", sa.Integer(), nullable=False),
+        sa.Column("args", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("env", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("weight", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("next_start_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("replicas >= 0", name=op.f("ck_deployments_replicas_not_negative")),
+        sa.CheckConstraint("weight BETWEEN 0 AND 100", name=op.f("ck_deployments_weight_is_percentage")),
+        sa.ForeignKeyConstraint(["flavor_id"], ["flavors.id"], name=op.f("fk_deployments_flavor_id")),
+        sa.ForeignKeyConstraint(
+            ["model_version_id"], ["model_versions.id"], name=op.f("fk_deployments_model_version_id")
+        ),
+        sa.ForeignKeyConstraint(["pool_id"], ["pools.id"], name=op.f("fk_deployments_pool_id")),
+        sa.ForeignKeyConstraint(
+            ["service_id"], ["services.id"], name=op.f("fk_deployments_service_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deployments")),
+        sa.UniqueConstraint("service_id", "name", name=op.f("uq_deployments_service_id_name")),
+    )
+    with op.batch_alter_table("deployments", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_deployments_flavor_id"), ["flavor_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_deployments_model_id"), ["model_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_deployments_model_version_id"), ["model_version_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_deployments_pool_id"), ["pool_id"], unique=False)
+        batch_op.create_index(batch_op.f("ix_deployments_service_id"), ["service_id"], unique=False)
+
+    op.create_table(
         "device_leases",
         sa.Column("device_id", sa.String(length=24), nullable=False),
         sa.Column("replica_id", sa.String(length=24), nullable=False),
@@ -542,6 +548,19 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_model_uploads_model_id"), ["model_id"], unique=False)
 
     op.create_table(
+        "model_upload_files",
+        sa.Column("upload_id", sa.String(length=24), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("path", sa.String(length=512), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["upload_id"], ["model_uploads.id"], name=op.f("fk_model_upload_files_upload_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_model_upload_files")),
+        sa.UniqueConstraint("upload_id", "path", name=op.f("uq_model_upload_files_upload_id_path")),
+    )
+    op.create_table(
         "replicas",
         sa.Column("id", sa.String(length=24), nullable=False),
         sa.Column("service_id", sa.String(length=24), nullable=False),
@@ -573,28 +592,14 @@ def upgrade() -> None:
         batch_op.create_index("ix_replicas_service_id_state", ["service_id", "state"], unique=False)
         batch_op.create_index(batch_op.f("ix_replicas_state"), ["state"], unique=False)
 
-    op.create_table(
-        "model_upload_files",
-        sa.Column("upload_id", sa.String(length=24), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("path", sa.String(length=512), nullable=False),
-        sa.Column("size", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["upload_id"], ["model_uploads.id"], name=op.f("fk_model_upload_files_upload_id"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_model_upload_files")),
-        sa.UniqueConstraint("upload_id", "path", name=op.f("uq_model_upload_files_upload_id_path")),
-    )
-
 
 def downgrade() -> None:
-    op.drop_table("model_upload_files")
     with op.batch_alter_table("replicas", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_replicas_state"))
         batch_op.drop_index("ix_replicas_service_id_state")
 
     op.drop_table("replicas")
+    op.drop_table("model_upload_files")
     with op.batch_alter_table("model_uploads", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_model_uploads_model_id"))
         batch_op.drop_index(batch_op.f("ix_model_uploads_expires_at"))
@@ -609,6 +614,14 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_device_leases_replica_id"))
 
     op.drop_table("device_leases")
+    with op.batch_alter_table("deployments", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_deployments_service_id"))
+        batch_op.drop_index(batch_op.f("ix_deployments_pool_id"))
+        batch_op.drop_index(batch_op.f("ix_deployments_model_version_id"))
+        batch_op.drop_index(batch_op.f("ix_deployments_model_id"))
+        batch_op.drop_index(batch_op.f("ix_deployments_flavor_id"))
+
+    op.drop_table("deployments")
     with op.batch_alter_table("service_events", schema=None) as batch_op:
         batch_op.drop_index("ix_service_events_service_id_id")
 
@@ -633,13 +646,6 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_devices_node_id"))
 
     op.drop_table("devices")
-    with op.batch_alter_table("deployments", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_deployments_service_id"))
-        batch_op.drop_index(batch_op.f("ix_deployments_model_version_id"))
-        batch_op.drop_index(batch_op.f("ix_deployments_model_id"))
-        batch_op.drop_index(batch_op.f("ix_deployments_flavor_id"))
-
-    op.drop_table("deployments")
     op.drop_table("services")
     with op.batch_alter_table("nodes", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_nodes_pool_id"))
