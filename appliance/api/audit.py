@@ -39,7 +39,7 @@ FILTER = {"wanted": Provide(provide_filter)}
 
 
 @get("/audit", permission=Permission.audit_read, tags=TAGS, responses=problems(), dependencies=FILTER)
-async def list_events(
+async def list_audit_events(
     work: NamedDependency[Work], page: NamedDependency[PageRequest], wanted: NamedDependency[AuditFilter]
 ) -> Page[AuditEvent]:
     """What was changed, the latest first."""
@@ -54,7 +54,7 @@ async def list_events(
     responses=problems(),
     dependencies=FILTER,
 )
-async def export_events(request: Request[Any, Any, Any], wanted: NamedDependency[AuditFilter]) -> Stream:
+async def export_audit_events(request: Request[Any, Any, Any], wanted: NamedDependency[AuditFilter]) -> Stream:
     """The same as JSON lines, the oldest first, with the hashes of the chain."""
     async with open_work(request) as work:  # closed before the answer streams
         scope = work.scope
@@ -71,7 +71,7 @@ async def verify_chain(work: NamedDependency[Work]) -> ChainReport:
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports."""
-    return [list_events, export_events]
+    return [list_audit_events, export_audit_events]
 
 
 def admin_routes() -> list[ControllerRouterHandler]:

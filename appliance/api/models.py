@@ -33,7 +33,7 @@ from tenants.permissions import Permission
 from tenants.work import Work
 
 AnyRequest = Request[Any, Any, Any]
-TAGS = ["models"]
+TAGS = ["Models"]
 
 
 @get("/models", permission=Permission.model_read, responses=problems(), tags=TAGS)

@@ -6,10 +6,12 @@ about this occurrence; `errors[].pointer` names wrong members; `request_id` find
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from litestar import MediaType, Request, Response
+from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi.datastructures import ResponseSpec
 
@@ -42,20 +44,22 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: list[ProblemField] = []
 
 
+@dataclass
+class ErrorSpec(ResponseSpec):
+    """The errors of one status that a route answers with; the OpenAPI document names their codes."""
+
+    errors: Sequence[type[ApplianceError]] = ()
+
+
 def problems(*errors: type[ApplianceError]) -> dict[int, ResponseSpec]:
     """The `responses=` of a handler: these errors and the ones that every route may answer with."""
-    by_status: dict[int, list[str]] = {}
-    always: tuple[type[ApplianceError], ...] = (BadInput, Unauthenticated, Forbidden)
-    for error in (*errors, *always):
-        by_status.setdefault(error.status, []).append(error.code)
+    by_status: dict[int, list[type[ApplianceError]]] = {}
+    all_errors: tuple[type[ApplianceError], ...] = (*errors, BadInput, Unauthenticated, Forbidden)
+    for error in dict.fromkeys(all_errors):
+        by_status.setdefault(error.status, []).append(error)
     return {
-        status: ResponseSpec(
-            data_container=Problem,
-            generate_examples=False,
-            media_type=PROBLEM_TYPE,
-            description=", ".join(sorted(set(codes))),
-        )
-        for status, codes in by_status.items()
+        status: ErrorSpec(Problem, generate_examples=False, media_type=PROBLEM_TYPE, errors=found)
+        for status, found in by_status.items()
     }
 
 
@@ -134,4 +138,3 @@ HANDLERS: dict[int | type[Exception], Any] = {
     ExceptionGroup: on_group,
     Exception: on_unexpected,
 }
-__all__ = ["HANDLERS", "PROBLEM_TYPE", "MediaType", "Problem", "problems"]

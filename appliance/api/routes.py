@@ -33,8 +33,3 @@ def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
     modules = (status, tenants, users, keys, quotas, models, gateways, compute, runtimes, audit)
     return [route for module in modules for route in module.admin_routes()]
-
-
-def public_routes() -> list[ControllerRouterHandler]:
-    """Without authentication."""
-    return []

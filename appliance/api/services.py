@@ -24,7 +24,7 @@ from tenants.quotas import QuotaExceeded
 from tenants.work import Work
 
 AnyRequest = Request[Any, Any, Any]
-TAGS = ["services"]
+TAGS = ["Services"]
 
 
 @get("/services", permission=Permission.service_read, responses=problems(), tags=TAGS)
@@ -132,7 +132,7 @@ async def delete_service(
 @get(
     "/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS
 )
-async def list_events(work: Work, service: str, page: PageRequest) -> Page[EventView]:
+async def list_service_events(work: Work, service: str, page: PageRequest) -> Page[EventView]:
     """What happened to the service, newest first."""
     row = await queries.find(work.scope, work.session, service)
     rows = await queries.events(work.session, row.id, page)
@@ -174,6 +174,6 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         start_service,
         stop_service,
         delete_service,
-        list_events,
+        list_service_events,
         read_logs,
     ]

@@ -12,11 +12,9 @@ Chunks change no row and leave no audit row; announcing, finishing and aborting 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, head, patch, post
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody
 from litestar.params import HeaderParameter
 from litestar.types import ControllerRouterHandler
 
@@ -50,7 +48,7 @@ from tenants.permissions import Permission
 from tenants.work import Work
 
 AnyRequest = Request[Any, Any, Any]
-TAGS = ["models"]
+TAGS = ["Models"]
 UPLOADS = "/models/{model:str}/uploads"
 UPLOAD = UPLOADS + "/{upload:str}"
 FILE = UPLOAD + "/files/{path:path}"
@@ -59,12 +57,7 @@ BYTES = "application/offset+octet-stream"
 Offset = Annotated[int, HeaderParameter(name="Upload-Offset", ge=0, description="where the bytes begin in the file")]
 
 
-@dataclass
-class ChunkOperation(Operation):
-    """Tells the document what the body is, which the handler streams itself."""
-
-    def __post_init__(self) -> None:
-        self.request_body = RequestBody(content={BYTES: OpenAPIMediaType()}, required=True)
+OFFSET_HEADER = {"Upload-Offset": "where the file ends now"}
 
 
 @post(
@@ -107,8 +100,14 @@ async def get_upload(request: AnyRequest, work: Work, model: str, upload: str) -
     return uploading.upload_view(context_of(request).parts.models, found, files)
 
 
-@head(FILE, permission=Permission.model_read, responses=problems(ModelNotFound, UploadNotFound), tags=TAGS)
-async def get_offset(request: AnyRequest, work: Work, model: str, upload: str, path: str) -> Response[None]:
+@head(
+    FILE,
+    permission=Permission.model_read,
+    responses=problems(ModelNotFound, UploadNotFound),
+    response_headers=OFFSET_HEADER | {"Upload-Length": "the announced size"},
+    tags=TAGS,
+)
+async def get_upload_offset(request: AnyRequest, work: Work, model: str, upload: str, path: str) -> Response[None]:
     """Where to go on: `Upload-Offset` bytes of `Upload-Length` are there."""
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_upload(work.session, row, upload)
@@ -122,7 +121,8 @@ async def get_offset(request: AnyRequest, work: Work, model: str, upload: str, p
     status_code=204,
     permission=Permission.model_write,
     unaudited=True,
-    operation_class=ChunkOperation,
+    body_media_type=BYTES,
+    response_headers=OFFSET_HEADER,
     responses=problems(
         ModelNotFound,
         ModelShared,
@@ -137,7 +137,7 @@ async def get_offset(request: AnyRequest, work: Work, model: str, upload: str, p
     ),
     tags=TAGS,
 )
-async def append(request: AnyRequest, model: str, upload: str, path: str, offset: Offset) -> Response[None]:
+async def append_to_upload(request: AnyRequest, model: str, upload: str, path: str, offset: Offset) -> Response[None]:
     """Append bytes to a file at its present end. The answer's `Upload-Offset` is the new end."""
     repository = context_of(request).parts.models
     async with open_work(request) as work:  # closed before the first byte is read
@@ -193,4 +193,4 @@ def _offset(value: int) -> dict[str, str]:
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports."""
-    return [open_upload, list_uploads, get_upload, get_offset, append, finish_upload, abort_upload]
+    return [open_upload, list_uploads, get_upload, get_upload_offset, append_to_upload, finish_upload, abort_upload]
