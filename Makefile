@@ -29,7 +29,7 @@ setup: $(VENV)/.stamp ## make the virtual environment of the control plane
 dev: $(VENV)/.stamp-dev ## the same with the tools for tests and checks
 
 run: setup ## start the appliance in the foreground with the demo model
-	@exec $(BIN)/appliance run
+	@APPLIANCE_DEMO=$${APPLIANCE_DEMO-1} exec $(BIN)/appliance run
 
 fmt: dev ## format the code
 	@$(BIN)/ruff format -q . && $(BIN)/ruff check -q --fix .
