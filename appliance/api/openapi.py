@@ -51,6 +51,7 @@ _PARAMETERS: Final[Json] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
     },
 }
+_ETAG: Final[Json] = {"description": "the object's version, for If-Match", "schema": {"type": "string"}}
 
 
 def handlers(port: Port) -> list[HTTPRouteHandler]:
@@ -85,15 +86,11 @@ def document(port: Port) -> Json:
 
 def _announce_etag(operations: Json) -> None:
     """Where a path takes If-Match, reading it and changing it show the ETag."""
-    if not any(
-        parameter.get("name") == "If-Match" for found in operations.values() for parameter in found["parameters"]
-    ):
-        return
-    for method in ("get", "patch"):
-        success = next(iter(operations[method]["responses"].values()))
-        success["headers"] = {
-            "ETag": {"description": "the object's version, for If-Match", "schema": {"type": "string"}}
-        }
+    parameters = [parameter for found in operations.values() for parameter in found.get("parameters", ())]
+    if any(parameter.get("name") == "If-Match" for parameter in parameters):
+        for method in ("get", "patch"):
+            success = next(iter(operations[method]["responses"].values()))
+            success["headers"] = {"ETag": _ETAG}
 
 
 def _info(port: Port) -> dict[str, Any]:

@@ -22,18 +22,18 @@ from appliance.api.openapi import document
 from appliance.kernel.errors import ApplianceError, NotFound
 from appliance.kernel.resources import resource
 
-_HTML: Final = "text/html; charset=utf-8"
+_HTML: Final = "text/html"
 _CODE: Final = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _AnyRequest = Request[Any, Any, Any]
 
 
-@get("/api/openapi.json", public=True, sync_to_thread=False)
+@get("/api/openapi.json", public=True, sync_to_thread=True)
 def get_document(request: _AnyRequest) -> Response[bytes]:
     """The OpenAPI document of this port."""
     return Response(_encoded(context_of(request).port), media_type="application/json")
 
 
-@get("/api", public=True, sync_to_thread=False)
+@get("/api", public=True, sync_to_thread=True)
 def get_page(request: _AnyRequest) -> Response[str]:
     """The document for people."""
     return Response(_page(context_of(request).port), media_type=_HTML)
@@ -41,7 +41,7 @@ def get_page(request: _AnyRequest) -> Response[str]:
 
 @get("/api/style.css", public=True, sync_to_thread=False)
 def get_stylesheet() -> Response[bytes]:
-    return Response(page.STYLESHEET.read_bytes(), media_type="text/css; charset=utf-8")
+    return Response(page.STYLESHEET.read_bytes(), media_type="text/css")
 
 
 @get("/errors", public=True, sync_to_thread=False)
