@@ -207,7 +207,6 @@ class Exchange:
         if isinstance(relay, StreamRelay) and relay.failure is not None:
             self._break_off("upstream_error", relay.failure)
             return
-        self._ledger.keep()
         self._extend(self._timeouts.idle_s)
 
     def on_end(self) -> None:
@@ -247,6 +246,7 @@ class Exchange:
     def _pass_on(self, payload: bytes, end: bytes = b"") -> None:
         """`payload`, framed, after the head if that is still to be sent; `end` is framing of its own."""
         self._ledger.bytes_out += len(payload)
+        self._ledger.keep()  # first: a worker that is killed here has billed no less than the client got
         framed = (encode_chunk(payload) if self._request.chunked_answer else payload) + end
         if not framed:
             return
