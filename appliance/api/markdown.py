@@ -44,11 +44,11 @@ def _block(lines: list[str]) -> str:
     if heading := _HEADING.fullmatch(lines[0]):
         level = len(heading[1])
         rest = "\n" + _block(lines[1:]) if lines[1:] else ""
-        return f"<h{level}>{_inline(heading[2])}</h{level}>{rest}"
+        return f"<h{level}>{inline(heading[2])}</h{level}>{rest}"
     if _ITEM.fullmatch(lines[0].strip()):
-        items = "".join(f"<li>{_inline(item)}</li>" for item in _items(lines))
+        items = "".join(f"<li>{inline(item)}</li>" for item in _items(lines))
         return f"<ul>{items}</ul>"
-    return f"<p>{_inline(' '.join(line.strip() for line in lines))}</p>"
+    return f"<p>{inline(' '.join(line.strip() for line in lines))}</p>"
 
 
 def _items(lines: list[str]) -> Iterator[str]:
@@ -63,7 +63,8 @@ def _items(lines: list[str]) -> Iterator[str]:
     yield item
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
+    """Code and bold within a line."""
     text = escape(text, quote=False)
     for pattern, replacement in _INLINE:
         text = pattern.sub(replacement, text)

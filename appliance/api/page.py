@@ -1,6 +1,7 @@
 """HTML for people, made of the OpenAPI document on the server: no script, one stylesheet of our own.
 
-Each operation is a `<details>`; what a type consists of stands once, under Types, and is linked to.
+Each operation is a `<details>`; what a type consists of stands once, under Types, and is linked to: always open, since
+without a script a link cannot open anything.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
-from appliance.api.markdown import html_of
+from appliance.api.markdown import html_of, inline
 from appliance.api.problems import PROBLEM_TYPE
 from appliance.api.schema_text import Json, type_of
 from appliance.kernel.errors import ApplianceError
@@ -92,7 +93,7 @@ def _operation(method: str, path: str, operation: Json, document: Json) -> str:
     parts = [
         f'<details class=operation id="{escape(name)}"><summary>',
         f'<span class="method {method}">{method.upper()}</span> <code class=path>{escape(path)}</code> ',
-        f"<span class=summary>{escape(operation['summary'])}</span></summary>",
+        f"<span class=summary>{inline(operation['summary'])}</span></summary>",
         html_of(operation["description"]),
         f"<p class=muted>Needs <code>{escape(needs)}</code>; operation <code>{escape(name)}</code></p>",
         _parameters(operation.get("parameters", []), document),
@@ -112,7 +113,7 @@ def _parameters(parameters: list[Json], document: Json) -> str:
         required = " <span class=required>required</span>" if found.get("required") else ""
         rows.append(
             f"<tr><td><code>{escape(found['name'])}</code>{required}</td><td>{escape(found['in'])}</td>"
-            f"<td>{type_of(found['schema'])}</td><td>{escape(found.get('description', ''))}</td></tr>"
+            f"<td>{type_of(found['schema'])}</td><td>{inline(found.get('description', ''))}</td></tr>"
         )
     head = "<thead><tr><th>Name<th>In<th>Type<th>Meaning</tr></thead>"
     return f"<h3>Parameters</h3><table>{head}<tbody>{''.join(rows)}</tbody></table>"
@@ -149,7 +150,7 @@ def _response(response: Json) -> str:
         return ", ".join(f'<a href="/errors/{escape(code)}"><code>{escape(code)}</code></a>' for code in codes)
     shown = _content(response.get("content", {})) or escape(response["description"])
     headers = "".join(
-        f"<br><code>{escape(name)}</code> {escape(header['description'])}"
+        f"<br><code>{escape(name)}</code> {inline(header['description'])}"
         for name, header in response.get("headers", {}).items()
     )
     return shown + headers
@@ -165,10 +166,10 @@ def _codes(response: Json) -> list[str]:
 def _types(document: Json) -> Iterator[str]:
     yield '<section><h2 id="types">Types</h2>'
     for name, schema in document["components"]["schemas"].items():
-        yield f'<details class=type id="type-{escape(name)}"><summary><code>{escape(name)}</code></summary>'
+        yield f'<div class=type id="type-{escape(name)}"><h3><code>{escape(name)}</code></h3>'
         yield html_of(" ".join(schema.get("description", "").split()))
         yield _members(schema)
-        yield "</details>"
+        yield "</div>"
     yield "</section>"
 
 
@@ -184,5 +185,5 @@ def _member(name: str, member: Any, required: bool) -> str:  # noqa: FBT001 - on
     mark = " <span class=required>required</span>" if required else ""
     return (
         f"<tr><td><code>{escape(name)}</code>{mark}</td><td>{type_of(member)}</td>"
-        f"<td>{escape(member.get('description', ''))}</td></tr>"
+        f"<td>{inline(member.get('description', ''))}</td></tr>"
     )

@@ -13,8 +13,11 @@ from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, etag, expect
 from appliance.api.problems import problems
 from appliance.api.work import open_work
+from appliance.gateway.errors import GatewayClosed, GatewayFull, PortOutsideGateway, PortTaken
 from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
+from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
+from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.services import creation, lifecycle, queries, views
 from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServiceNotFound
 from appliance.services.schemas import CreateService, EventView, ServiceView, UpdateService
@@ -45,7 +48,21 @@ async def list_services(
 @post(
     "/services",
     permission=Permission.service_write,
-    responses=problems(NameTaken, QuotaExceeded, NotFound, Conflict),
+    responses=problems(
+        NameTaken,
+        QuotaExceeded,
+        NotFound,
+        Conflict,
+        ModelNotFound,
+        VersionNotFound,
+        VersionNotReady,
+        CombinationRefused,
+        ArgumentRefused,
+        GatewayFull,
+        GatewayClosed,
+        PortTaken,
+        PortOutsideGateway,
+    ),
     tags=TAGS,
 )
 async def create_service(request: AnyRequest, work: Work, data: CreateService) -> Response[ServiceView]:
