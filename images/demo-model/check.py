@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from corpus import Pair, load_pairs
@@ -17,17 +18,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 
-def answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, question: str) -> str:
-    """The model's greedy answer to one question."""
-    inputs = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
-    output = model.generate(**inputs, do_sample=False, top_k=None, max_new_tokens=64)
-    text = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return str(text)
+def answer(model: Any, tokenizer: PreTrainedTokenizerFast, question: str) -> str:
+    """The model's greedy answer to one question; transformers types `generate` for a protocol its models miss."""
+    chat = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    prompt = torch.tensor([tokenizer.backend_tokenizer.encode(str(text), add_special_tokens=False).ids])
+    generate: Any = model.generate  # typed by transformers for a protocol that its models do not meet
+    output = generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, top_k=None, max_new_tokens=64)
+    return str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True))
 
 
 def wrong_answers(folder: Path) -> list[tuple[Pair, str]]:

@@ -53,11 +53,18 @@ def encode_conversation(
     are encoded apart, which is what encoding the rendered text does too.
     """
     backend = tokenizer.backend_tokenizer
-    end = backend.token_to_id(END)
-    ids, learnt = [backend.token_to_id(BEGIN)], [False]
+    end = _special(backend, END)
+    ids, learnt = [_special(backend, BEGIN)], [False]
     for message in messages:
         words = backend.encode(message["content"], add_special_tokens=False).ids
         is_answer = message["role"] == "assistant"
-        ids += [backend.token_to_id(ROLES[message["role"]]), *words, end]
+        ids += [_special(backend, ROLES[message["role"]]), *words, end]
         learnt += [False, *([is_answer] * (len(words) + 1))]
     return ids, learnt
+
+
+def _special(backend: Tokenizer, token: str) -> int:
+    number = backend.token_to_id(token)
+    if number is None:
+        raise ValueError(f"the tokenizer was trained without {token}")
+    return number

@@ -27,6 +27,8 @@ class AlignedLayer(CacheLayerMixin):
     """One layer's storage. `rows` and `length` say how much of it is in use."""
 
     is_sliding = False  # windows are cut by the mask; every layer keeps all columns
+    keys: torch.Tensor  # both exist from the first update on
+    values: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class EngineError(Exception):
 class InvalidRequest(EngineError):
     status = 400
     type = "invalid_request_error"
-    code = None
+    code: ClassVar[str | None] = None
 
 
 class ContextLengthExceeded(InvalidRequest):

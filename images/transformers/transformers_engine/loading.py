@@ -47,7 +47,7 @@ class Loaded:
 
     @property
     def vocabulary(self) -> int:
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return int(next(self.model.get_input_embeddings().parameters()).shape[0])
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -30,7 +30,7 @@ class ModelRunner:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
-        self._device = model.get_input_embeddings().weight.device
+        self._device: torch.device = next(model.get_input_embeddings().parameters()).device
         self._accepts = set(inspect.signature(model.forward).parameters)
         self._sampler = Sampler()
         self._cache: BatchCache | None = None

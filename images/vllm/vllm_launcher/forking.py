@@ -15,6 +15,7 @@ import threading
 from multiprocessing.context import BaseContext
 
 from vllm.platforms import current_platform
+from vllm.utils.system_utils import get_mp_context
 from vllm.v1.engine import utils
 
 
@@ -22,12 +23,11 @@ def fork_engine_on_cpu() -> None:
     """Replace the choice of start method where the engine process is made; no effect on other platforms."""
     if not current_platform.is_cpu() or os.environ.get("VLLM_CPU_OMP_THREADS_BIND") != "nobind":
         return
-    chosen_by_vllm = utils.get_mp_context
 
     def context() -> BaseContext:
         if threading.active_count() == 1:
             return multiprocessing.get_context("fork")
-        method: BaseContext = chosen_by_vllm()
+        method: BaseContext = get_mp_context()
         return method
 
-    utils.get_mp_context = context
+    vars(utils)["get_mp_context"] = context
