@@ -7,7 +7,7 @@ from tests.checker.database import instant
 from tests.checker.evidence import Evidence
 from tests.checker.violations import Violation
 
-_TRANSITIONAL = {"placed", "starting", "draining", "stopping"}
+_TRANSITIONAL = {"placed", "starting", "joining", "draining", "stopping"}
 GRACE = timedelta(seconds=30)
 """What the control plane has to converge after its own restart."""
 

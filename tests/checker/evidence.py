@@ -12,14 +12,14 @@ from tests.checker.containers import Container, read_containers
 from tests.checker.database import SQLITE, Row, Tables, read_tables
 from tests.support.processes import Listener, Process, ProcessTable, listeners
 
-LIVE: Final = frozenset({"placed", "starting", "ready", "draining", "stopping"})
+LIVE: Final = frozenset({"placed", "starting", "joining", "ready", "draining", "stopping"})
 """States of a replica that holds devices and may have a process."""
 ENDED: Final = frozenset({"stopped", "failed"})
 
 REPLICA_VARIABLE: Final = "APPLIANCE_REPLICA"
 """Every process that the process launcher starts inherits it."""
-APPLIANCE_LABEL: Final = "appliance.appliance"
-REPLICA_LABEL: Final = "appliance.replica"
+APPLIANCE_LABEL: Final = "appliance"
+REPLICA_LABEL: Final = "replica"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tests.checker.evidence import APPLIANCE_LABEL, LIVE, REPLICA_LABEL, Evidence
 from tests.checker.violations import Violation
 
-_HAS_ENGINE = {"ready", "draining"}
+_HAS_ENGINE = {"joining", "ready", "draining"}
 """States in which an engine must exist; in the others of LIVE one may."""
 
 

@@ -60,7 +60,7 @@ def container(name: str, labels: Mapping[str, str], *, running: bool = True, uui
 
 
 def labels(replica: str) -> Mapping[str, str]:
-    return {"appliance.appliance": "apl_1", "appliance.replica": replica}
+    return {"appliance": "apl_1", "replica": replica}
 
 
 def problems(found: Sequence[object]) -> str:
@@ -171,14 +171,14 @@ def test_containers_without_an_owner_or_twice_or_after_the_end():
 
 
 def test_the_containers_of_another_appliance_are_left_alone():
-    other = container("a", {**labels("rpl_9"), "appliance.appliance": "apl_2"})
+    other = container("a", {**labels("rpl_9"), "appliance": "apl_2"})
     assert list(ownership.across(replace(evidence(), containers=[other]))) == []
 
 
 def test_a_foreign_container_that_was_touched():
     foreign = container("others", {}, running=False)
     there = replace(evidence(), containers=[foreign], foreign=frozenset({foreign.id}))
-    assert "had no label appliance.appliance and no longer runs" in problems(list(ownership.across(there)))
+    assert "had no label appliance and no longer runs" in problems(list(ownership.across(there)))
 
 
 @pytest.mark.parametrize("state", ["placed", "starting", "draining", "stopping"])
