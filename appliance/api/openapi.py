@@ -9,9 +9,10 @@ from litestar.handlers import HTTPRouteHandler
 
 from appliance import __version__
 from appliance.api.authentication import COOKIE, CSRF_HEADER, TENANT_HEADER
+from appliance.api.components import Json, Shared
 from appliance.api.context import Port
 from appliance.api.idempotency import LONGEST_KEY
-from appliance.api.operations import Json, Shared, describe, path_of
+from appliance.api.operations import describe, path_of
 from appliance.api.routes import admin_routes, tenant_routes
 
 BASE: Final = "/api/v1"

@@ -8,7 +8,7 @@ cannot be read off a signature stands in the handler's `opt`: `permission`, `pub
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
@@ -20,9 +20,10 @@ from litestar.response import Stream
 from litestar.types import Empty
 from litestar.typing import FieldDefinition
 
+from appliance.api.components import Json, Shared
 from appliance.api.idempotency import once
 from appliance.api.parameters import provide_page
-from appliance.api.problems import PROBLEM_TYPE, ErrorSpec, Problem
+from appliance.api.problems import ErrorSpec
 from appliance.kernel.errors import (
     ApplianceError,
     DatabaseUnavailable,
@@ -31,7 +32,6 @@ from appliance.kernel.errors import (
 )
 from tenants.errors import PasswordChangeRequired, TenantSuspended
 
-Json = dict[str, Any]
 SAFE: Final = frozenset({"GET", "HEAD"})
 _PATH_PARAMETER: Final = re.compile(r"{(\w+):\w+}")
 _OWN_DEPENDENCIES: Final = {"work": None, "page": provide_page}
@@ -44,40 +44,6 @@ _PATH_DESCRIPTIONS: Final = {
     "runtime": "name of the runtime",
     "resource": "what is limited",
 }
-
-
-class Shared:
-    """What the operations share: types, and answers that are problem documents."""
-
-    def __init__(self) -> None:
-        self._wanted: list[tuple[Any, Json]] = []
-        self._problems: dict[str, Json] = {}
-
-    def problem(self, errors: Iterable[type[ApplianceError]]) -> Json:
-        """A reference to the answer with one of these errors, which have one status."""
-        titles = {error.code: error.title for error in sorted(errors, key=lambda error: error.code)}
-        name = ".".join(titles)
-        if name not in self._problems:
-            code = {"properties": {"code": {"enum": list(titles)}}}
-            self._problems[name] = {
-                "description": "; ".join(f"`{code}`: {title}" for code, title in titles.items()),
-                "content": {PROBLEM_TYPE: {"schema": {"allOf": [self.of(Problem), code]}}},
-            }
-        return {"$ref": f"#/components/responses/{name}"}
-
-    def of(self, annotation: Any) -> Json:
-        """The schema of a type; empty until `components` was called."""
-        schema: Json = {}
-        self._wanted.append((annotation, schema))
-        return schema
-
-    def components(self) -> Json:
-        """`schemas` and `responses`, complete."""
-        types = [annotation for annotation, _ in self._wanted]
-        schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-        for (_, empty), schema in zip(self._wanted, schemas, strict=True):
-            empty.update(schema)
-        return {"schemas": dict(sorted(components.items())), "responses": dict(sorted(self._problems.items()))}
 
 
 def path_of(handler: HTTPRouteHandler) -> str:

@@ -11,9 +11,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+from appliance.api.components import Json
 from appliance.api.markdown import html_of, inline
 from appliance.api.problems import PROBLEM_TYPE
-from appliance.api.schema_text import Json, type_of
+from appliance.api.schema_text import type_of
 from appliance.kernel.errors import ApplianceError
 
 STYLESHEET: Final = Path(__file__).with_name("page.css")
