@@ -2,8 +2,7 @@
 
     python -m tests.support.environments transformers vllm
 
-The folder is `$APPLIANCE_ENGINES__ENVIRONMENTS`, or `runtimes` below `$APPLIANCE_HOME` (default: `var`). One that is
-complete costs nothing.
+prints the interpreter of each. The folder is `$APPLIANCE_ENGINES__ENVIRONMENTS`, or `runtimes` below `$APPLIANCE_HOME` (default: `var`). One that is complete costs nothing.
 """
 # ruff: noqa: T201 - a command prints
 
@@ -26,7 +25,7 @@ async def build(names: list[str]) -> None:
     catalog = Catalog.load()
     for name in names:
         python = await building.ensure(catalog.get(name), environments_folder())
-        print(f"{name}: {python}")
+        print(python)
 
 
 if __name__ == "__main__":
