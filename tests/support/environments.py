@@ -2,7 +2,8 @@
 
     python -m tests.support.environments transformers vllm
 
-prints the interpreter of each. The folder is `$APPLIANCE_ENGINES__ENVIRONMENTS`, or `runtimes` below `$APPLIANCE_HOME` (default: `var`). One that is complete costs nothing.
+prints the interpreter of each. The folder is `$APPLIANCE_ENGINES__ENVIRONMENTS`, or `runtimes` below
+`$APPLIANCE_HOME` (default: `var`). One that is complete costs nothing.
 """
 # ruff: noqa: T201 - a command prints
 
