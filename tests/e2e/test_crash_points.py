@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.support.appliance import Appliance, Tenant, running
 
 
 @pytest.mark.timeout(1800)
-def test_every_crash_point_converges(tmp_path: Path, record_property: pytest.RecordProperty) -> None:
+def test_every_crash_point_converges(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     with running() as appliance:
         tenant = Tenant.create(appliance)
         tenant.publish("steady")

@@ -20,6 +20,9 @@ from typing import Any, Final
 
 import httpx
 
+from tests.checker.run import check
+from tests.checker.violations import Violation
+from tests.support.light import containers_of, remove_containers
 from tests.support.models import write_tiny_model
 from tests.support.ports import free_ports
 from tests.support.processes import ProcessTable
@@ -120,6 +123,30 @@ class Appliance:
             self._process.send_signal(signal.SIGTERM)
         return self._process.wait(STOP_S)
 
+    @property
+    def database_url(self) -> str | None:
+        """None: SQLite below the home."""
+        return self.environ.get("APPLIANCE_DATABASE_URL")
+
+    @property
+    def docker_host(self) -> str | None:
+        """None with the process launcher."""
+        return self.environ.get("APPLIANCE_DOCKER__HOST")
+
+    def violations(self) -> list[Violation]:
+        """What the independent checker finds wrong."""
+        return check(self.home, database_url=self.database_url, docker_host=self.docker_host)
+
+    def engines(self) -> int:
+        """How many engines run."""
+        if self.docker_host is not None:
+            return len(containers_of(self.docker_host, self.id))
+        return sum("light_engine" in line and " -m appliance" not in line for line in self.processes())
+
+    @property
+    def id(self) -> str:
+        return (self.home / "appliance.id").read_text()
+
     def processes(self) -> list[str]:
         """Command lines of whatever still runs on behalf of this appliance, found by its home."""
         return [p.command_line for p in ProcessTable.snapshot() if str(self.home) in p.command_line and not p.is_zombie]
@@ -185,11 +212,11 @@ class Tenant:
     def until(self, name: str, state: str, timeout: float = 30) -> dict[str, Any]:
         """Wait until the service is in `state`."""
 
-        def look() -> dict[str, Any] | None:
+        def look() -> dict[str, Any]:
             shown = self.service(name)
-            return shown if shown["state"] == state else None
+            return shown if shown["state"] == state else {}
 
-        return eventually(look, timeout, message=f"service {name} is {state}")  # type: ignore[return-value]
+        return eventually(look, timeout, message=f"service {name} is {state}")
 
     def until_gone(self, name: str, timeout: float = 30) -> None:
         eventually(lambda: self.client.get(f"services/{name}").status_code == httpx.codes.NOT_FOUND, timeout)
@@ -228,6 +255,8 @@ def _end(appliance: Appliance) -> None:
         belongs = str(appliance.home) in process.command_line
         if belongs and process.pid != os.getpid():
             _kill(process.pid)
+    if appliance.docker_host is not None and (appliance.home / "appliance.id").exists():
+        remove_containers(appliance.docker_host, appliance.id)
 
 
 def _kill(pid: int) -> None:
