@@ -78,7 +78,8 @@ class Demo:
         await run_child(
             [str(python), "train.py", "--out", str(self._model_folder)],
             cwd=resource("images/demo-model"),
-            environ=environ | {"HOME": str(self._home.path), "HF_HUB_OFFLINE": "1"},
+            # Threads that wait must not spin: on a busy machine that makes minutes of one.
+            environ=environ | {"HOME": str(self._home.path), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"},
             on_line=_tell_progress,
         )
 

@@ -179,10 +179,15 @@ class Tenant:
         self.client = appliance.client(tenant=name)
 
     @classmethod
-    def create(cls, appliance: Appliance, name: str = "acme", *, seed: int = 0) -> Tenant:
+    def named(cls, appliance: Appliance, name: str) -> Tenant:
+        """A new tenant that has nothing yet."""
         with appliance.client() as operator:
             done(operator.post("tenants", json={"name": name}))
-        tenant = cls(appliance, name)
+        return cls(appliance, name)
+
+    @classmethod
+    def create(cls, appliance: Appliance, name: str = "acme", *, seed: int = 0) -> Tenant:
+        tenant = cls.named(appliance, name)
         tenant.import_model("tiny", write_tiny_model(appliance.models / name, seed=seed))
         return tenant
 
