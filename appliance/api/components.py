@@ -1,4 +1,4 @@
-"""What the operations of an OpenAPI document share: the schemas of types, and the answers that are problem documents."""
+"""What the operations of an OpenAPI document share: schemas of types, and answers that are problem documents."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Shared:
         for (_, empty), schema in zip(self._wanted, schemas, strict=True):
             empty.update(schema)
         _mark_instants(types, components)
+        components = msgspec.to_builtins(components)  # a default may be a tuple; JSON knows lists
         return {"schemas": dict(sorted(components.items())), "responses": dict(sorted(self._problems.items()))}
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -47,7 +47,7 @@ async def list_pools(work: NamedDependency[Work], page: NamedDependency[PageRequ
 
 
 @get("/pools/{pool:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_pool(work: NamedDependency[Work], pool: str) -> Response[Pool]:
+async def get_pool(work: NamedDependency[Work], pool: FromPath[str]) -> Response[Pool]:
     """One pool, by name or id."""
     row = await queries.pool_row(work.session, pool)
     return Response(await queries.show_pool(work.session, row), headers=etag(row.version))
@@ -74,7 +74,7 @@ async def create_pool(
     responses=problems(NotFound, NameTaken, StaleVersion),
 )
 async def update_pool(
-    work: NamedDependency[Work], pool: str, data: JSONBody[PoolUpdate], if_match: IfMatch = None
+    work: NamedDependency[Work], pool: FromPath[str], data: JSONBody[PoolUpdate], if_match: IfMatch = None
 ) -> Response[Pool]:
     """Rename a pool or describe it anew."""
     row = await queries.pool_row(work.session, pool)
@@ -85,7 +85,7 @@ async def update_pool(
 
 
 @delete("/pools/{pool:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def delete_pool(work: NamedDependency[Work], pool: str) -> None:
+async def delete_pool(work: NamedDependency[Work], pool: FromPath[str]) -> None:
     """Dissolve a pool that has no nodes."""
     row = await queries.pool_row(work.session, pool)
     await operations.delete_pool(work.session, row)
@@ -102,13 +102,13 @@ async def list_nodes(
 
 
 @get("/nodes/{node:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_node(work: NamedDependency[Work], node: str) -> Node:
+async def get_node(work: NamedDependency[Work], node: FromPath[str]) -> Node:
     """One node, by name or id."""
     return await queries.show_node(work.session, await queries.node_row(work.session, node))
 
 
 @patch("/nodes/{node:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def move_node(work: NamedDependency[Work], node: str, data: JSONBody[NodeUpdate]) -> Node:
+async def move_node(work: NamedDependency[Work], node: FromPath[str], data: JSONBody[NodeUpdate]) -> Node:
     """Move a node on which nothing runs to another pool."""
     row = await queries.node_row(work.session, node)
     pool = await queries.pool_row(work.session, data.pool)
@@ -128,7 +128,7 @@ async def list_devices(
 
 
 @get("/devices/{device_id:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
-async def get_device(work: NamedDependency[Work], device_id: str) -> Device:
+async def get_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
     """One device."""
     return await queries.show_device(work.session, await queries.device_row(work.session, device_id))
 
@@ -140,7 +140,7 @@ async def get_device(work: NamedDependency[Work], device_id: str) -> Device:
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def fence_device(work: NamedDependency[Work], device_id: str, data: JSONBody[DeviceFence]) -> Device:
+async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], data: JSONBody[DeviceFence]) -> Device:
     """Take a device out: it gets no new lease until it is cleared. The replica that holds it goes on."""
     row = await queries.device_row(work.session, device_id)
     await operations.fence_device(work.session, row, data.reason)
@@ -155,7 +155,7 @@ async def fence_device(work: NamedDependency[Work], device_id: str, data: JSONBo
     tags=TAGS,
     responses=problems(NotFound),
 )
-async def clear_device(work: NamedDependency[Work], device_id: str) -> Device:
+async def clear_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
     """Lift a fence; the device is used again once a probe has seen it healthy."""
     row = await queries.device_row(work.session, device_id)
     await operations.clear_device(work.session, row)
@@ -171,7 +171,7 @@ async def list_flavors(work: NamedDependency[Work], page: NamedDependency[PageRe
 
 
 @get("/flavors/{flavor:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
-async def get_flavor(work: NamedDependency[Work], flavor: str) -> Response[Flavor]:
+async def get_flavor(work: NamedDependency[Work], flavor: FromPath[str]) -> Response[Flavor]:
     """One flavor, by name or id."""
     row = await queries.flavor_row(work.session, flavor)
     return Response(queries.show_flavor(row), headers=etag(row.version))
@@ -198,7 +198,7 @@ async def create_flavor(
     responses=problems(NotFound, NameTaken, StaleVersion),
 )
 async def update_flavor(
-    work: NamedDependency[Work], flavor: str, data: JSONBody[FlavorUpdate], if_match: IfMatch = None
+    work: NamedDependency[Work], flavor: FromPath[str], data: JSONBody[FlavorUpdate], if_match: IfMatch = None
 ) -> Response[Flavor]:
     """Change a size for the replicas that start from now on."""
     row = await queries.flavor_row(work.session, flavor)
@@ -210,7 +210,7 @@ async def update_flavor(
 
 
 @delete("/flavors/{flavor:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def delete_flavor(request: Request[Any, Any, Any], work: NamedDependency[Work], flavor: str) -> None:
+async def delete_flavor(request: Request[Any, Any, Any], work: NamedDependency[Work], flavor: FromPath[str]) -> None:
     """Withdraw a size that no service uses."""
     row = await queries.flavor_row(work.session, flavor)
     await operations.delete_flavor(work.session, row, context_of(request).parts.flavor_blockers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -38,11 +39,15 @@ TAGS = ["Models"]
 
 @get("/models", permission=Permission.model_read, responses=problems(), tags=TAGS)
 async def list_models(
-    work: Work,
-    page: PageRequest,
-    task_type: Annotated[str | None, Parameter(description="only models for this task, e.g. text-generation")] = None,
-    framework: Annotated[str | None, Parameter(description="only models of this framework, e.g. transformers")] = None,
-    name: Annotated[str | None, Parameter(description="part of the name")] = None,
+    work: NamedDependency[Work],
+    page: NamedDependency[PageRequest],
+    task_type: Annotated[
+        str | None, QueryParameter(description="only models for this task, e.g. text-generation")
+    ] = None,
+    framework: Annotated[
+        str | None, QueryParameter(description="only models of this framework, e.g. transformers")
+    ] = None,
+    name: Annotated[str | None, QueryParameter(description="part of the name")] = None,
 ) -> Page[Model]:
     """List the tenant's models and those that the platform shares, newest first."""
     rows = await queries.list_models(
@@ -52,7 +57,7 @@ async def list_models(
 
 
 @post("/models", permission=Permission.model_write, responses=problems(ModelNameTaken), tags=TAGS)
-async def create_model(request: AnyRequest, work: Work, data: NewModel) -> Response[Model]:
+async def create_model(request: AnyRequest, work: NamedDependency[Work], data: JSONBody[NewModel]) -> Response[Model]:
     """Create a model without a version; its content comes by upload or import."""
 
     async def create() -> Model:
@@ -62,7 +67,7 @@ async def create_model(request: AnyRequest, work: Work, data: NewModel) -> Respo
 
 
 @get("/models/{model:str}", permission=Permission.model_read, responses=problems(ModelNotFound), tags=TAGS)
-async def get_model(work: Work, model: str) -> Response[Model]:
+async def get_model(work: NamedDependency[Work], model: FromPath[str]) -> Response[Model]:
     """Show a model by its name or id."""
     row = await queries.find_model(work.scope, work.session, model)
     return Response(model_view(row), headers=etag(row.version))
@@ -74,7 +79,9 @@ async def get_model(work: Work, model: str) -> Response[Model]:
     responses=problems(ModelNotFound, ModelShared, VersionNotReady, StaleVersion, ModelNameAmbiguous),
     tags=TAGS,
 )
-async def change_model(work: Work, model: str, data: ModelChange, if_match: IfMatch = None) -> Response[Model]:
+async def change_model(
+    work: NamedDependency[Work], model: FromPath[str], data: JSONBody[ModelChange], if_match: IfMatch = None
+) -> Response[Model]:
     """Change description, task type, framework or the default version; an edited value wins over a detected one."""
     row = await operations.find_own_model(work, model)
     expect(if_match, row.version)
@@ -88,7 +95,9 @@ async def change_model(work: Work, model: str, data: ModelChange, if_match: IfMa
     responses=problems(ModelNotFound, ModelShared, ModelInUse, StaleVersion),
     tags=TAGS,
 )
-async def delete_model(request: AnyRequest, work: Work, model: str, if_match: IfMatch = None) -> None:
+async def delete_model(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], if_match: IfMatch = None
+) -> None:
     """Delete a model with all its versions; refused, with the reason, while a service uses one."""
     row = await operations.find_own_model(work, model)
     expect(if_match, row.version)
@@ -96,7 +105,9 @@ async def delete_model(request: AnyRequest, work: Work, model: str, if_match: If
 
 
 @get("/models/{model:str}/versions", permission=Permission.model_read, responses=problems(ModelNotFound), tags=TAGS)
-async def list_versions(work: Work, model: str, page: PageRequest) -> Page[Version]:
+async def list_versions(
+    work: NamedDependency[Work], model: FromPath[str], page: NamedDependency[PageRequest]
+) -> Page[Version]:
     """List a model's versions, newest first, with the progress of those that are being imported."""
     row = await queries.find_model(work.scope, work.session, model)
     rows = await queries.list_versions(work.session, row.id, page)
@@ -111,7 +122,7 @@ async def list_versions(work: Work, model: str, page: PageRequest) -> Page[Versi
     responses=problems(ModelNotFound, VersionNotFound),
     tags=TAGS,
 )
-async def get_version(work: Work, model: str, version: str) -> Version:
+async def get_version(work: NamedDependency[Work], model: FromPath[str], version: FromPath[str]) -> Version:
     """Show a version by its name or id: state, what was detected, and the reason where it failed."""
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_version(work.session, row, version)
@@ -125,7 +136,7 @@ async def get_version(work: Work, model: str, version: str) -> Version:
     responses=problems(ModelNotFound, VersionNotFound),
     tags=TAGS,
 )
-async def list_files(work: Work, model: str, version: str) -> list[File]:
+async def list_files(work: NamedDependency[Work], model: FromPath[str], version: FromPath[str]) -> list[File]:
     """List the files of a version with their lengths and SHA-256."""
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_version(work.session, row, version)
@@ -138,7 +149,9 @@ async def list_files(work: Work, model: str, version: str) -> list[File]:
     responses=problems(ModelNotFound, ModelShared, VersionNotFound, ModelInUse),
     tags=TAGS,
 )
-async def delete_version(request: AnyRequest, work: Work, model: str, version: str) -> None:
+async def delete_version(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], version: FromPath[str]
+) -> None:
     """Delete a version, or stop its import; refused, with the reason, while a service uses it."""
     row = await operations.find_own_model(work, model)
     found = await queries.find_version(work.session, row, version)
@@ -152,7 +165,13 @@ async def delete_version(request: AnyRequest, work: Work, model: str, version: s
     responses=problems(ModelNotFound, ModelShared, VersionNotFound, VersionNotReady, VersionImmutable, ImportRunning),
     tags=TAGS,
 )
-async def tag_version(request: AnyRequest, work: Work, model: str, version: str, data: NewTag) -> Response[Version]:
+async def tag_version(
+    request: AnyRequest,
+    work: NamedDependency[Work],
+    model: FromPath[str],
+    version: FromPath[str],
+    data: JSONBody[NewTag],
+) -> Response[Version]:
     """Give what the version holds now a further name that never changes. The tag is normal a moment later."""
 
     async def create() -> Version:
@@ -170,7 +189,9 @@ async def tag_version(request: AnyRequest, work: Work, model: str, version: str,
     responses=problems(ModelNotFound, ImportNotAllowed, VersionImmutable, ImportRunning),
     tags=TAGS,
 )
-async def import_directory(request: AnyRequest, work: Work, model: str, data: NewImport) -> Response[Version]:
+async def import_directory(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], data: JSONBody[NewImport]
+) -> Response[Version]:
     """Import a folder of the server as a version. The version shows the progress, and ends as normal or failed."""
 
     async def create() -> Version:

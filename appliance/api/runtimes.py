@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -42,7 +42,7 @@ async def list_runtimes(
 async def get_runtime(
     request: Request[Any, Any, Any],
     work: NamedDependency[Work],  # noqa: ARG001 - authenticates
-    runtime: str,
+    runtime: FromPath[str],
 ) -> Runtime:
     """One engine, by name."""
     return await _shown(request, context_of(request).parts.catalog.get(runtime))
@@ -87,7 +87,7 @@ async def register_image(
 
 
 @delete("/images/{image:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound))
-async def withdraw_image(work: NamedDependency[Work], image: str) -> None:
+async def withdraw_image(work: NamedDependency[Work], image: FromPath[str]) -> None:
     """Offer a registered image no longer (by id); running services keep it."""
     row = await images.image_row(work.session, image)
     await work.session.delete(row)

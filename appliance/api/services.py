@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter, QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -33,11 +34,13 @@ TAGS = ["Services"]
 @get("/services", permission=Permission.service_read, responses=problems(), tags=TAGS)
 async def list_services(
     request: AnyRequest,
-    work: Work,
-    page: PageRequest,
-    in_state: Annotated[ServiceState | None, QueryParameter(name="state")] = None,
-    name: Annotated[str | None, Parameter(description="part of the name")] = None,
-    model: Annotated[str | None, Parameter(description="name or id of a model")] = None,
+    work: NamedDependency[Work],
+    page: NamedDependency[PageRequest],
+    in_state: Annotated[
+        ServiceState | None, QueryParameter(name="state", description="only those in this state")
+    ] = None,
+    name: Annotated[str | None, QueryParameter(description="part of the name")] = None,
+    model: Annotated[str | None, QueryParameter(description="name or id of a model")] = None,
 ) -> Page[ServiceView]:
     """List services, newest first."""
     rows = await queries.page(work.scope, work.session, page, state=in_state, name=name, model=model)
@@ -65,7 +68,9 @@ async def list_services(
     ),
     tags=TAGS,
 )
-async def create_service(request: AnyRequest, work: Work, data: CreateService) -> Response[ServiceView]:
+async def create_service(
+    request: AnyRequest, work: NamedDependency[Work], data: JSONBody[CreateService]
+) -> Response[ServiceView]:
     """Publish a model as an inference service; answers at once with state `pending`."""
     parts = context_of(request).parts
 
@@ -78,7 +83,9 @@ async def create_service(request: AnyRequest, work: Work, data: CreateService) -
 
 
 @get("/services/{service:str}", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS)
-async def show_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+async def show_service(
+    request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
+) -> Response[ServiceView]:
     """Show a service by its name or id, with its deployments and replicas."""
     row = await queries.find(work.scope, work.session, service)
     view = await views.service(work.session, row, context_of(request).parts.public_host)
@@ -92,7 +99,11 @@ async def show_service(request: AnyRequest, work: Work, service: str) -> Respons
     tags=TAGS,
 )
 async def update_service(
-    request: AnyRequest, work: Work, service: str, data: UpdateService, if_match: IfMatch = None
+    request: AnyRequest,
+    work: NamedDependency[Work],
+    service: FromPath[str],
+    data: JSONBody[UpdateService],
+    if_match: IfMatch = None,
 ) -> Response[ServiceView]:
     """Change replicas, description, sampling defaults or timeouts; takes effect live."""
     row = await queries.find(work.scope, work.session, service, lock=True)
@@ -108,7 +119,9 @@ async def update_service(
     responses=problems(ServiceNotFound, ActionNotAllowed, QuotaExceeded),
     tags=TAGS,
 )
-async def start_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+async def start_service(
+    request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
+) -> Response[ServiceView]:
     """Start a stopped service."""
     row = await queries.find(work.scope, work.session, service, lock=True)
     await lifecycle.start_service(work, row)
@@ -122,7 +135,9 @@ async def start_service(request: AnyRequest, work: Work, service: str) -> Respon
     responses=problems(ServiceNotFound, ActionNotAllowed),
     tags=TAGS,
 )
-async def stop_service(request: AnyRequest, work: Work, service: str) -> Response[ServiceView]:
+async def stop_service(
+    request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
+) -> Response[ServiceView]:
     """Stop a service; it keeps its name and port. Running requests may finish."""
     row = await queries.find(work.scope, work.session, service, lock=True)
     await lifecycle.stop_service(work, row)
@@ -137,7 +152,7 @@ async def stop_service(request: AnyRequest, work: Work, service: str) -> Respons
     tags=TAGS,
 )
 async def delete_service(
-    request: AnyRequest, work: Work, service: str, if_match: IfMatch = None
+    request: AnyRequest, work: NamedDependency[Work], service: FromPath[str], if_match: IfMatch = None
 ) -> Response[ServiceView]:
     """Delete a service; it is gone (404) once its replicas have stopped."""
     row = await queries.find(work.scope, work.session, service, lock=True)
@@ -149,7 +164,9 @@ async def delete_service(
 @get(
     "/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS
 )
-async def list_service_events(work: Work, service: str, page: PageRequest) -> Page[EventView]:
+async def list_service_events(
+    work: NamedDependency[Work], service: FromPath[str], page: NamedDependency[PageRequest]
+) -> Page[EventView]:
     """What happened to the service, newest first."""
     row = await queries.find(work.scope, work.session, service)
     rows = await queries.events(work.session, row.id, page)
@@ -165,9 +182,9 @@ async def list_service_events(work: Work, service: str, page: PageRequest) -> Pa
 )
 async def read_logs(
     request: AnyRequest,
-    service: str,
-    replica: str | None = None,
-    tail: Annotated[int, Parameter(ge=1, le=10_000)] = 200,
+    service: FromPath[str],
+    replica: Annotated[str | None, QueryParameter(description="id of a replica")] = None,
+    tail: Annotated[int, QueryParameter(ge=1, le=10_000, description="how many lines")] = 200,
 ) -> str:
     """The last lines of a replica's log (by default the newest replica's), also after its end."""
     async with open_work(request) as work:  # closed before the launcher is asked

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, get
+from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from appliance import __version__
@@ -28,7 +29,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/status", permission=Permission.platform_read, tags=TAGS, responses=problems())
-async def get_status(request: Request[Any, Any, Any], work: Work) -> Status:
+async def get_status(request: Request[Any, Any, Any], work: NamedDependency[Work]) -> Status:
     """What runs, and what each reconciler did last. An answer means that the database answers too."""
     work.actor.require(Permission.platform_read)
     context = context_of(request)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -25,7 +25,9 @@ TAGS = ["Tenants"]
 
 @get("/tenants", permission=Permission.platform_read, tags=TAGS, responses=problems())
 async def list_tenants(
-    work: NamedDependency[Work], page: NamedDependency[PageRequest], name: FromQuery[str | None] = None
+    work: NamedDependency[Work],
+    page: NamedDependency[PageRequest],
+    name: Annotated[str | None, QueryParameter(description="only the one of this name")] = None,
 ) -> Page[Tenant]:
     """The tenants, the newest first."""
     return await tenancy.list_tenants(work, page, name=name)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, head, patch, post
-from litestar.params import HeaderParameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, HeaderParameter, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
@@ -68,7 +69,9 @@ OFFSET_HEADER = {"Upload-Offset": "where the file ends now"}
     ),
     tags=TAGS,
 )
-async def open_upload(request: AnyRequest, work: Work, model: str, data: NewUpload) -> Response[Upload]:
+async def open_upload(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], data: JSONBody[NewUpload]
+) -> Response[Upload]:
     """Announce the files of a new version, or one archive that holds them."""
     repository = context_of(request).parts.models
 
@@ -81,7 +84,7 @@ async def open_upload(request: AnyRequest, work: Work, model: str, data: NewUplo
 
 
 @get(UPLOADS, permission=Permission.model_read, responses=problems(ModelNotFound), tags=TAGS)
-async def list_uploads(request: AnyRequest, work: Work, model: str) -> list[Upload]:
+async def list_uploads(request: AnyRequest, work: NamedDependency[Work], model: FromPath[str]) -> list[Upload]:
     """List the uploads that have not ended."""
     repository = context_of(request).parts.models
     row = await queries.find_model(work.scope, work.session, model)
@@ -92,7 +95,9 @@ async def list_uploads(request: AnyRequest, work: Work, model: str) -> list[Uplo
 
 
 @get(UPLOAD, permission=Permission.model_read, responses=problems(ModelNotFound, UploadNotFound), tags=TAGS)
-async def get_upload(request: AnyRequest, work: Work, model: str, upload: str) -> Upload:
+async def get_upload(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], upload: FromPath[str]
+) -> Upload:
     """Show an upload: how many bytes of each file are there, and which are complete."""
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_upload(work.session, row, upload)
@@ -107,7 +112,9 @@ async def get_upload(request: AnyRequest, work: Work, model: str, upload: str) -
     response_headers=OFFSET_HEADER | {"Upload-Length": "the announced size"},
     tags=TAGS,
 )
-async def get_upload_offset(request: AnyRequest, work: Work, model: str, upload: str, path: str) -> Response[None]:
+async def get_upload_offset(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], upload: FromPath[str], path: FromPath[str]
+) -> Response[None]:
     """Where to go on: `Upload-Offset` bytes of `Upload-Length` are there."""
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_upload(work.session, row, upload)
@@ -137,7 +144,9 @@ async def get_upload_offset(request: AnyRequest, work: Work, model: str, upload:
     ),
     tags=TAGS,
 )
-async def append_to_upload(request: AnyRequest, model: str, upload: str, path: str, offset: Offset) -> Response[None]:
+async def append_to_upload(
+    request: AnyRequest, model: FromPath[str], upload: FromPath[str], path: FromPath[str], offset: Offset
+) -> Response[None]:
     """Append bytes to a file at its present end. The answer's `Upload-Offset` is the new end."""
     repository = context_of(request).parts.models
     async with open_work(request) as work:  # closed before the first byte is read
@@ -162,7 +171,9 @@ async def _open_file(work: Work, model: str, upload: str, path: str) -> ModelUpl
     responses=problems(ModelNotFound, ModelShared, UploadNotFound, UploadClosed, UploadIncomplete),
     tags=TAGS,
 )
-async def finish_upload(request: AnyRequest, work: Work, model: str, upload: str) -> Response[Version]:
+async def finish_upload(
+    request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], upload: FromPath[str]
+) -> Response[Version]:
     """Check and store what was uploaded. The version shows the progress, and ends as normal or failed."""
 
     async def create() -> Version:
@@ -180,7 +191,7 @@ async def finish_upload(request: AnyRequest, work: Work, model: str, upload: str
     responses=problems(ModelNotFound, ModelShared, UploadNotFound),
     tags=TAGS,
 )
-async def abort_upload(work: Work, model: str, upload: str) -> None:
+async def abort_upload(work: NamedDependency[Work], model: FromPath[str], upload: FromPath[str]) -> None:
     """Give an upload up; what has arrived is removed."""
     row = await operations.find_own_model(work, model)
     found = await queries.find_upload(work.session, row, upload)
