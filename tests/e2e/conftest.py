@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,13 +12,13 @@ from tests.support.docker import BASE_IMAGE, require_image
 
 Environ = Mapping[str, str]
 
-_POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
-_DOCKER = pytest.param("docker", marks=pytest.mark.docker)
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+DOCKER = pytest.param("docker", marks=pytest.mark.docker)
 
 
-@pytest.fixture(params=["sqlite", _POSTGRES])
-def on_database(request: pytest.FixtureRequest) -> Iterator[Environ]:
-    """The environment of an appliance on an empty database of either kind."""
+@contextmanager
+def database_environ(request: pytest.FixtureRequest) -> Iterator[Environ]:
+    """For a fixture with the parameters "sqlite" and `POSTGRES`: the environment of an appliance on an empty one."""
     if request.param == "sqlite":
         yield {}
         return
@@ -25,7 +26,13 @@ def on_database(request: pytest.FixtureRequest) -> Iterator[Environ]:
         yield {"APPLIANCE_DATABASE_URL": url}
 
 
-@pytest.fixture(params=["process", _DOCKER])
+@pytest.fixture(params=["sqlite", POSTGRES])
+def on_database(request: pytest.FixtureRequest) -> Iterator[Environ]:
+    with database_environ(request) as environ:
+        yield environ
+
+
+@pytest.fixture(params=["process", DOCKER])
 def on_launcher(request: pytest.FixtureRequest) -> Environ:
     """The environment of an appliance that starts the light engine as a process or in a container."""
     if request.param == "process":
