@@ -45,7 +45,7 @@ class Shared:
         for (_, empty), schema in zip(self._wanted, schemas, strict=True):
             empty.update(schema)
         _mark_instants(types, components)
-        components = msgspec.to_builtins(components)  # a default may be a tuple; JSON knows lists
+        components = msgspec.json.decode(msgspec.json.encode(components))  # a default may be a tuple; JSON has lists
         return {"schemas": dict(sorted(components.items())), "responses": dict(sorted(self._problems.items()))}
 
 
