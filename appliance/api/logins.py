@@ -78,9 +78,9 @@ async def get_me(request: Request[Any, Any, Any], work: NamedDependency[Work]) -
 )
 async def change_password(request: Request[Any, Any, Any], data: JSONBody[PasswordChange]) -> None:
     """Change one's own password; one's other logins end. The change is audited where it is made."""
-    token = _token(request)
     async with open_work(request) as work:  # closed before the password is verified
         actor = work.actor
+    token = _token(request)
     await logins.change_password(context_of(request).parts.tenancy.login_desk, actor, token, data)
 
 
