@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 
 from appliance.kernel.ids import new_id
 from appliance.launchers.contract import ReplicaState
@@ -26,19 +27,24 @@ async def _run(bench: Workbench, action: str, replica_id: str, **environ: str) -
 
 
 async def _points(bench: Workbench, action: str, replica_id: str) -> list[str]:
-    """What the action passes when it is left alone."""
+    """What the action passes when it is left alone, each with how often it was passed by then."""
     trace = bench.home / f"{action}.trace"
     assert await _run(bench, action, replica_id, APPLIANCE_CRASH_TRACE=str(trace)) == 0
-    return trace.read_text().splitlines()
+    passed: Counter[str] = Counter()
+    points = []
+    for point in trace.read_text().splitlines():
+        passed[point] += 1
+        points.append(f"{point}#{passed[point]}")
+    return points
 
 
 async def test_a_start_that_is_killed_is_finished_by_the_next(bench: Workbench) -> None:
     points = await _points(bench, "start", new_id("rpl"))
     assert len(points) >= 2
-    for number in range(1, len(points) + 1):
+    for point in points:
         replica_id = new_id("rpl")
-        killed = await _run(bench, "start", replica_id, APPLIANCE_CRASH_AT=str(number))
-        assert killed == -signal.SIGKILL, points[number - 1]
+        killed = await _run(bench, "start", replica_id, APPLIANCE_CRASH_AT=point)
+        assert killed == -signal.SIGKILL, point
 
         found = await one(bench.launcher(), replica_id)
         assert found.state in {ReplicaState.CREATED, ReplicaState.RUNNING}
@@ -51,10 +57,12 @@ async def test_a_start_that_is_killed_is_finished_by_the_next(bench: Workbench) 
 
 
 async def test_an_unfinished_start_can_be_discarded(bench: Workbench) -> None:
-    replica_id = new_id("rpl")
-    await _run(bench, "start", replica_id, APPLIANCE_CRASH_AT="1")
-    await bench.launcher().stop(replica_id, grace_s=5)
-    await bench.launcher().remove(replica_id)
+    whole, replica_id = new_id("rpl"), new_id("rpl")
+    first, *_ = await _points(bench, "start", whole)
+    assert await _run(bench, "start", replica_id, APPLIANCE_CRASH_AT=first) == -signal.SIGKILL
+    for each in (whole, replica_id):
+        await bench.launcher().stop(each, grace_s=5)
+        await bench.launcher().remove(each)
     assert await bench.launcher().list() == []
     assert not (bench.root / replica_id).exists()
 
@@ -64,11 +72,11 @@ async def test_an_end_that_is_killed_is_finished_by_the_next(bench: Workbench) -
     await bench.launcher().start(bench.spec(replica_id=first))
     points = await _points(bench, "end", first)
     assert len(points) >= 2
-    for number in range(1, len(points) + 1):
+    for point in points:
         replica_id = new_id("rpl")
         await bench.launcher().start(bench.spec(replica_id=replica_id))
         await bench.printed(replica_id, "up")
-        assert await _run(bench, "end", replica_id, APPLIANCE_CRASH_AT=str(number)) == -signal.SIGKILL
+        assert await _run(bench, "end", replica_id, APPLIANCE_CRASH_AT=point) == -signal.SIGKILL
 
         await bench.launcher().stop(replica_id, grace_s=5)
         await bench.launcher().remove(replica_id)
