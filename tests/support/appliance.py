@@ -25,7 +25,7 @@ from tests.checker.violations import Violation
 from tests.support.light import containers_of, remove_containers
 from tests.support.models import write_tiny_model
 from tests.support.ports import free_ports
-from tests.support.processes import ProcessTable
+from tests.support.processes import Process, ProcessTable
 from tests.support.waiting import eventually
 
 ENGINES: Final = Path(__file__).parents[1] / "engines"
@@ -148,8 +148,19 @@ class Appliance:
         return (self.home / "appliance.id").read_text()
 
     def processes(self) -> list[str]:
-        """Command lines of whatever still runs on behalf of this appliance, found by its home."""
-        return [p.command_line for p in ProcessTable.snapshot() if str(self.home) in p.command_line and not p.is_zombie]
+        """Command lines of whatever still runs on behalf of this appliance."""
+        return [process.command_line for process in self._own()]
+
+    def _own(self) -> list[Process]:
+        """Found by the home in their arguments or environment: some engines' workers rewrite their arguments."""
+        home = str(self.home)
+        return [
+            process
+            for process in ProcessTable.snapshot()
+            if not process.is_zombie
+            and process.pid != os.getpid()
+            and (home in process.command_line or any(home in value for value in process.environ.values()))
+        ]
 
     def client(self, key: str | None = None, *, url: str | None = None, tenant: str | None = None) -> httpx.Client:
         """A client of the management API; by default the operator's, on the admin port."""
@@ -256,10 +267,8 @@ def _end(appliance: Appliance) -> None:
     appliance.resources.close()
     if appliance._process is not None and appliance._process.poll() is None:
         appliance.kill()
-    for process in ProcessTable.snapshot():
-        belongs = str(appliance.home) in process.command_line
-        if belongs and process.pid != os.getpid():
-            _kill(process.pid)
+    for process in appliance._own():
+        _kill(process.pid)
     if appliance.docker_host is not None and (appliance.home / "appliance.id").exists():
         remove_containers(appliance.docker_host, appliance.id)
 
