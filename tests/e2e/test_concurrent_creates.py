@@ -120,8 +120,8 @@ def _sorted(answers: Sequence[httpx.Response]) -> tuple[list[dict[str, Any]], li
 
 
 def _used(tenant: Tenant) -> int:
-    quotas = done(tenant.client.get("quotas"))["items"]
-    return next(quota["used"] for quota in quotas if quota["resource"] == "services")
+    quotas: list[dict[str, Any]] = done(tenant.client.get("quotas"))["items"]
+    return int(next(quota["used"] for quota in quotas if quota["resource"] == "services"))
 
 
 def _all_is_well(appliance: Appliance, services: int) -> None:

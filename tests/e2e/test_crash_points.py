@@ -19,7 +19,8 @@ def test_every_crash_point_converges(tmp_path: Path, record_property: Callable[[
         service = tenant.until("steady", "ready")
         points = crashing.discover(appliance, tenant, tmp_path / "trace")
         assert len(points) > 20, points
-        with crashing.steady_traffic(service["url"], tenant.key(), "steady") as failures:
+        key = tenant.known_key(service["url"])
+        with crashing.steady_traffic(service["url"], key, "steady") as failures:
             missed = [point for n, point in enumerate(points) if not _dies(appliance, tenant, point, n)]
         assert not failures
         record_property("crash_points", len(points))

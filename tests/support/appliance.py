@@ -13,13 +13,14 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from tests.checker.database import SQLITE, Row, read_tables
 from tests.checker.run import check
 from tests.checker.violations import Violation
 from tests.support.light import containers_of, remove_containers
@@ -107,6 +108,14 @@ class Appliance:
         self._process.kill()
         self._process.wait()
 
+    def kill_worker(self, number: int) -> None:
+        """SIGKILL one of the gateway's workers; the supervisor starts another."""
+        os.kill(self.pid_of(f"worker-{number}"), signal.SIGKILL)
+
+    def pid_of(self, name: str) -> int:
+        """Of `run/<name>.pid`."""
+        return int((self.home / "run" / f"{name}.pid").read_text())
+
     def wait_for_death(self, timeout: float) -> bool:
         """Whether the control plane ended by itself within `timeout` seconds."""
         assert self._process is not None
@@ -136,6 +145,10 @@ class Appliance:
     def violations(self) -> list[Violation]:
         """What the independent checker finds wrong."""
         return check(self.home, database_url=self.database_url, docker_host=self.docker_host)
+
+    def rows(self, table: str) -> Sequence[Row]:
+        """A table of the database as it is now."""
+        return read_tables(self.database_url or f"{SQLITE}{self.home}/db/appliance.sqlite")[table]
 
     def engines(self) -> int:
         """How many engines run."""
@@ -214,6 +227,17 @@ class Tenant:
 
     def key(self, name: str = "key", **members: Any) -> str:
         secret: str = done(self.client.post("keys", json={"name": name, **members}))["secret"]
+        return secret
+
+    def known_key(self, url: str, name: str = "key", **members: Any) -> str:
+        """A key that every gateway worker at `url` knows; it asks often enough to have met all of them."""
+        secret = self.key(name, **members)
+
+        def is_known() -> bool:
+            answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {secret}"})
+            return answer.status_code == httpx.codes.OK
+
+        eventually(lambda: all(is_known() for _ in range(20)), message=f"key {name} is known")
         return secret
 
     def publish(self, name: str, *, model: str = "tiny", runtime: str = "light", **members: Any) -> dict[str, Any]:
