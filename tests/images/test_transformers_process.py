@@ -44,16 +44,18 @@ async def test_neighbours_change_no_answer(tmp_path: Path) -> None:
 
 async def test_eight_together_are_much_faster_than_one_by_one(engine: EngineProcess) -> None:
     async with engine.client() as client:
-        fields: dict[str, Any] = {"max_tokens": 150, "ignore_eos": True}
+        fields: dict[str, Any] = {"max_tokens": 80, "ignore_eos": True}
         await ask(client, "warm up", **fields)
-        began = time.monotonic()
-        for pair in PAIRS[:8]:
-            await ask(client, pair.question, **fields)
-        serial = time.monotonic() - began
-        began = time.monotonic()
-        await asyncio.gather(*(ask(client, pair.question, **fields) for pair in PAIRS[:8]))
-        together = time.monotonic() - began
-    assert together < serial / 2, f"{serial:.2f} s one by one, {together:.2f} s together"
+        serial, together = [], []
+        for _ in range(2):  # the best of each: other work on the machine only ever adds
+            began = time.monotonic()
+            for pair in PAIRS[:8]:
+                await ask(client, pair.question, **fields)
+            serial.append(time.monotonic() - began)
+            began = time.monotonic()
+            await asyncio.gather(*(ask(client, pair.question, **fields) for pair in PAIRS[:8]))
+            together.append(time.monotonic() - began)
+    assert min(together) < min(serial) / 2, f"one by one {serial} s, together {together} s"
 
 
 async def test_the_same_seed_samples_the_same_whatever_runs_beside(engine: EngineProcess) -> None:

@@ -68,17 +68,20 @@ def load(folder: Path, *, device: str, dtype: str) -> Loaded:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UnsupportedModel("the tokenizer has no tokenizer.json and cannot be converted to one")
+    spread = device == "cuda" and torch.cuda.device_count() > 1  # takes accelerate, which costs a second to import
     with _reported_progress(sum(file.stat().st_size for file in folder.glob("*.safetensors"))):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=DTYPES.get(dtype, "auto"),
-            device_map="auto" if device == "cuda" else None,
+            device_map="auto" if spread else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
         )
     _check_placed(model)
+    if not spread:
+        torch.nn.Module.to(model, device)
     return Loaded(model.eval().requires_grad_(requires_grad=False), tokenizer)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .chat import Prompts
+from .cpus import usable_cpus
 from .engine import Engine
 from .generation import ModelFacts
 from .loading import Loaded, UnsupportedModel, load
@@ -45,7 +46,8 @@ def prepare(options: Options) -> Prepared:
     Blocks for as long as it takes. Raises `UnsupportedModel`, or what torch and transformers raise for a damaged
     folder.
     """
-    torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
+    if options.threads is not None or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(options.threads or usable_cpus())
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
