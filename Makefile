@@ -58,6 +58,15 @@ test-all: dev ## every test; Docker, PostgreSQL and the engines are required
 bench-launch: dev ## what is ours between the create request and the first token
 	@$(BIN)/python -m bench.launch
 
+campaign: dev ## the long runs: pairs of crash points, many kills; seeded, recorded in docs/campaigns
+	@$(BIN)/python -m tests.campaign
+
+migrate: setup ## bring the database to this release's schema
+	@$(BIN)/appliance migrate
+
+package: dev ## build the wheel, with configuration, migrations and runtimes inside
+	@$(BIN)/python -m hatchling build --target wheel
+
 lock: dev ## resolve the lock files anew
 	@$(BIN)/python tools/lock.py
 

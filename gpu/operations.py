@@ -35,11 +35,13 @@ async def update_pool(session: AsyncSession, row: PoolRow, change: PoolUpdate) -
     return row
 
 
-async def delete_pool(session: AsyncSession, row: PoolRow) -> None:
-    """Raises `InUse` while it has nodes."""
+async def delete_pool(session: AsyncSession, row: PoolRow, blockers: Blockers) -> None:
+    """Raises `InUse` while it has nodes or users."""
     nodes = await session.scalar(select(func.count()).where(NodeRow.pool_id == row.id))
     if nodes:
         raise InUse(f"pool {row.name} has {nodes} node(s); move them to another pool first")
+    if users := await blockers(session, row.id):
+        raise InUse(f"pool {row.name} is used by {', '.join(users)}; delete or move them first")
     await session.delete(row)
     await session.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from litestar import Litestar, Router
 from litestar.config.app import AppConfig
@@ -17,6 +18,9 @@ from appliance.api.openapi import BASE, handlers
 from appliance.api.parameters import provide_page
 from appliance.api.problems import HANDLERS
 from appliance.api.work import provide_work
+
+LARGEST_BODY: Final = 4 * 1024 * 1024
+"""Bytes; bodies are read before it is known who sends them. Only chunks of an upload may be larger."""
 
 
 def create(context: Context) -> Litestar:
@@ -37,7 +41,7 @@ def create(context: Context) -> Litestar:
             exception_handlers=HANDLERS,
             state=State({"context": context}),
             openapi_config=None,
-            request_max_body_size=None,
+            request_max_body_size=LARGEST_BODY,
             pdb_on_exception=False,
             debug=False,
         )

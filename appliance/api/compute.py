@@ -85,10 +85,10 @@ async def update_pool(
 
 
 @delete("/pools/{pool:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def delete_pool(work: NamedDependency[Work], pool: FromPath[str]) -> None:
+async def delete_pool(request: Request[Any, Any, Any], work: NamedDependency[Work], pool: FromPath[str]) -> None:
     """Dissolve a pool that has no nodes."""
     row = await queries.pool_row(work.session, pool)
-    await operations.delete_pool(work.session, row)
+    await operations.delete_pool(work.session, row, context_of(request).parts.pool_blockers)
     work.record("pool.deleted", "pool", row.id, detail={"name": row.name})
 
 

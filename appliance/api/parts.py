@@ -28,6 +28,7 @@ class Parts:
     models: ModelRepository
     port_rules: PortRules
     flavor_blockers: Blockers
+    pool_blockers: Blockers
     public_host: str
     read_log: ReadLog
     tenancy: Provisions

@@ -129,6 +129,7 @@ async def get_upload_offset(
     permission=Permission.model_write,
     unaudited=True,
     body_media_type=BYTES,
+    request_max_body_size=None,
     response_headers=OFFSET_HEADER,
     responses=problems(
         ModelNotFound,

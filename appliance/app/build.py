@@ -13,6 +13,7 @@ from pathlib import Path
 
 from appliance.api.parts import Parts
 from appliance.app.home import Home
+from appliance.app.housekeeping import Housekeeping
 from appliance.gateway import metrics, ports
 from appliance.gateway.acknowledgements import Acknowledgements
 from appliance.gateway.ingest import UsageIngest
@@ -28,6 +29,7 @@ from appliance.kernel.settings import Settings
 from appliance.launchers.contract import Launcher
 from appliance.launchers.process.launcher import ProcessLauncher
 from appliance.models.maintenance import ModelStoreKeeper
+from appliance.models.queries import models_of_tenant
 from appliance.models.repository import ModelRepository
 from appliance.models.serving import folder_of, version_for_service
 from appliance.runtimes import environments
@@ -100,6 +102,7 @@ def build(
         inventory,
         SealReconciler(database, clock, lease),
         ActivityReconciler(database, clock, lease, sightings),
+        Housekeeping(guarded, clock),
     ]
     activations = Activations(reconcilers, clock)
     parts = Parts(
@@ -114,6 +117,7 @@ def build(
         models=repository,
         port_rules=ports.rules(settings, node),
         flavor_blockers=users.services_with_flavor,
+        pool_blockers=users.services_in_pool,
         public_host=settings.hostnames[0] if settings.hostnames else _LOOPBACK,
         read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
         tenancy=_provisions(settings, database, passwords, clock, sightings),
@@ -225,7 +229,7 @@ def _provisions(
             devices=limits.tenant_devices,
             keys=limits.tenant_keys,
         ),
-        blockers=(users.services_of_tenant,),
+        blockers=(users.services_of_tenant, models_of_tenant),
         check_services=users.services_elsewhere,
         sightings=sightings,
     )

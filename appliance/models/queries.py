@@ -5,7 +5,7 @@ Name lookups prefer the tenant's own model over a shared one of the same name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import ColumnElement, Select, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -47,6 +47,12 @@ async def list_models(
     if name_contains is not None:
         query = query.where(func.lower(ModelRow.name).contains(name_contains.lower(), autoescape=True))
     return list(await session.scalars(page.apply(query, ModelRow.id)))
+
+
+async def models_of_tenant(session: AsyncSession, tenant_id: str) -> Mapping[str, int]:
+    """How many models keep the tenant from being deleted."""
+    count = await session.scalar(select(func.count()).where(ModelRow.tenant_id == tenant_id))
+    return {"models": count or 0}
 
 
 async def find_model(scope: TenantScope, session: AsyncSession, reference: str) -> ModelRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.operations import release_listener
@@ -12,12 +12,15 @@ from appliance.kernel.clock import Clock
 from appliance.kernel.db import wake
 from appliance.kernel.ids import new_id
 from appliance.services.events import note
-from appliance.services.planner import Add, Change, Forget, Retire, Show
+from appliance.services.planner import Add, Change, Forget, Retire, ServiceFacts, Show
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT, STOPPING_MARGIN, move
 from tenants import quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
+
+ENDED_KEPT = 20
+"""Ended replicas of a deployment that stay listed."""
 
 
 async def apply(session: AsyncSession, clock: Clock, service_id: str, change: Change, drain: timedelta) -> None:
@@ -32,6 +35,7 @@ async def apply(session: AsyncSession, clock: Clock, service_id: str, change: Ch
 
 async def _add(session: AsyncSession, clock: Clock, change: Add) -> None:
     deployment = await session.get_one(DeploymentRow, change.deployment_id)
+    await _prune(session, deployment.id)
     for _ in range(change.count):
         session.add(
             ReplicaRow(
@@ -47,6 +51,13 @@ async def _add(session: AsyncSession, clock: Clock, change: Add) -> None:
             )
         )
     wake(session, SERVICES)
+
+
+async def _prune(session: AsyncSession, deployment_id: str) -> None:
+    """Of the replicas that have ended, the newest are kept for people to look at."""
+    ended = select(ReplicaRow.id).where(ReplicaRow.deployment_id == deployment_id, ReplicaRow.ended_at.is_not(None))
+    old = (await session.scalars(ended.order_by(ReplicaRow.id.desc()).offset(ENDED_KEPT))).all()
+    await session.execute(delete(ReplicaRow).where(ReplicaRow.id.in_(old)))
 
 
 async def _retire(session: AsyncSession, clock: Clock, replica_id: str, drain: timedelta) -> None:
@@ -78,9 +89,11 @@ async def _forget(session: AsyncSession, service_id: str) -> None:
     wake(session, SNAPSHOT)
 
 
-async def show(session: AsyncSession, clock: Clock, service_id: str, show_: Show) -> None:
-    """Write the observed state."""
-    service = await session.get_one(ServiceRow, service_id)
-    if service.state != show_.state.value:
-        service.state_since = clock.now()
-    service.state, service.reason = show_.state.value, show_.reason
+async def show(session: AsyncSession, clock: Clock, service: ServiceFacts, show_: Show) -> None:
+    """Write the observed state, unless something else is desired by now: then the next round knows better."""
+    row = await session.get_one(ServiceRow, service.id)
+    if row.desired != service.desired:
+        return
+    if row.state != show_.state.value:
+        row.state_since = clock.now()
+    row.state, row.reason = show_.state.value, show_.reason

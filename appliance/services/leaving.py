@@ -59,6 +59,18 @@ async def stop(machinery: Machinery, replica_id: str) -> None:
             note(session, machinery.clock, replica.service_id, Phase.stopped, message, replica_id=replica_id)
 
 
+async def postpone(machinery: Machinery, replica_id: str) -> None:
+    """A stop that outlived its deadline is told as an event and gets as much time again."""
+    async with machinery.guarded.write() as session:
+        replica = await session.get_one(ReplicaRow, replica_id)
+        if replica.state != ReplicaState.stopping:
+            return
+        now = machinery.clock.now()
+        replica.deadline_at = now + timedelta(seconds=machinery.timing.stop_grace_s) + STOPPING_MARGIN
+        message = "the replica could not be stopped in time; the launcher is asked again"
+        note(session, machinery.clock, replica.service_id, Phase.stopping, message, replica_id=replica_id)
+
+
 async def _deadline(machinery: Machinery, replica_id: str) -> datetime:
     async with machinery.guarded.read() as session:
         query = select(ReplicaRow.deadline_at).where(ReplicaRow.id == replica_id, ReplicaRow.state == "draining")

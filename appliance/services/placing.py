@@ -25,10 +25,24 @@ from gpu.tables import FlavorRow, NodeRow
 
 
 async def place_waiting(machinery: Machinery, replica_ids: Sequence[str]) -> None:
-    """Try to place these replicas, oldest first."""
-    async with machinery.guarded.write() as session:
-        for replica_id in sorted(replica_ids):
+    """Try to place these replicas, oldest first, each in a transaction of its own.
+
+    What still fits nowhere for the reason that was told costs no transaction that writes.
+    """
+    async with machinery.guarded.read() as session:
+        snapshot = await leasing.snapshot(session)
+        hopeful = [id_ for id_ in sorted(replica_ids) if await _has_news(machinery, session, snapshot, id_)]
+    for replica_id in hopeful:
+        async with machinery.guarded.write() as session:
             await _place_one(machinery, session, replica_id)
+
+
+async def _has_news(machinery: Machinery, session: AsyncSession, snapshot: ComputeSnapshot, replica_id: str) -> bool:
+    """Whether the replica fits now, or does not for another reason than the one it shows."""
+    replica = await session.get_one(ReplicaRow, replica_id)
+    deployment = await session.get_one(DeploymentRow, replica.deployment_id)
+    plan = place(snapshot, await _request(session, machinery.catalog, deployment, snapshot))
+    return not isinstance(plan, Rejection) or plan.sentence != replica.reason
 
 
 async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: str) -> None:

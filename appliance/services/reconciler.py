@@ -13,11 +13,11 @@ from datetime import datetime
 
 import msgspec
 
-from appliance.kernel.errors import Unavailable
+from appliance.kernel.errors import DatabaseUnavailable, LeaseLost, Unavailable
 from appliance.kernel.logging import get_logger
 from appliance.launchers.contract import ExitInfo, ObservedReplica
 from appliance.launchers.contract import ReplicaState as Process
-from appliance.services import converge, failing, placing
+from appliance.services import converge, failing, leaving, placing
 from appliance.services.facts import World, load
 from appliance.services.jobs import Jobs
 from appliance.services.machinery import Machinery
@@ -99,13 +99,16 @@ class ServiceReconciler:
             await self._fail(row, failing.explain_exit(exit_info), exit_info=exit_info)
 
     async def _note_overdue(self, world: World) -> None:
-        """A start that outlived its deadline failed (invariant I13)."""
+        """A start that outlived its deadline failed; what leaves and cannot is told, and gets more time (I13)."""
         now = self._machinery.clock.now()
         for row in list(world.replicas.values()):
-            overdue = row.deadline_at is not None and row.deadline_at <= now
-            if overdue and row.state in (ReplicaState.placed, ReplicaState.starting):
+            if row.deadline_at is None or row.deadline_at > now:
+                continue
+            if row.state in (ReplicaState.placed, ReplicaState.starting):
                 seconds = (now - (row.started_at or row.created_at)).total_seconds()
                 await self._fail(row, f"the engine was not ready after {seconds:.0f} s (still {row.state})")
+            elif row.state == ReplicaState.stopping:
+                await leaving.postpone(self._machinery, row.id)
 
     async def _fail(self, row: ReplicaRow, reason: str, *, exit_info: ExitInfo | None = None) -> None:
         try:
@@ -145,8 +148,19 @@ class ServiceReconciler:
             if not changes and (shown.state, shown.reason) == world.shown[service.id]:
                 continue
             changed += len(changes)
-            await self._apply(service, changes, shown)
+            await self._apply_safely(service, changes, shown)
         return changed
+
+    async def _apply_safely(self, service: ServiceFacts, changes: Sequence[Change], shown: Show) -> None:
+        """One service that cannot be changed must not keep the others from being."""
+        try:
+            await self._apply(service, changes, shown)
+        except Overtaken:
+            return
+        except (LeaseLost, DatabaseUnavailable):
+            raise  # of the whole round
+        except Exception:  # logged here, tried again by the next round
+            log.exception("service.not_converged", service=service.id)
 
     async def _apply(self, service: ServiceFacts, changes: Sequence[Change], shown: Show) -> None:
         forgets = any(isinstance(change, Forget) for change in changes)
@@ -154,4 +168,4 @@ class ServiceReconciler:
             for change in changes:
                 await converge.apply(session, self._machinery.clock, service.id, change, self._machinery.timing.drain)
             if not forgets:
-                await converge.show(session, self._machinery.clock, service.id, shown)
+                await converge.show(session, self._machinery.clock, service, shown)

@@ -39,6 +39,16 @@ async def services_of_tenant(session: AsyncSession, tenant_id: TenantId) -> Mapp
     return {"services": count or 0}
 
 
+async def services_in_pool(session: AsyncSession, pool_id: str) -> Sequence[str]:
+    """The services that are placed in the pool, as a person calls them."""
+    query = (
+        select(ServiceRow.name)
+        .join(DeploymentRow, DeploymentRow.service_id == ServiceRow.id)
+        .where(DeploymentRow.pool_id == pool_id)
+    )
+    return [f"service {name!r}" for name in (await session.scalars(query)).all()]
+
+
 async def services_with_flavor(session: AsyncSession, flavor_id: str) -> Sequence[str]:
     """The services that run with the flavor, as a person calls them."""
     query = (

@@ -37,9 +37,19 @@ async def test_pools_come_and_go(database: Database, clock: ManualClock) -> None
         shown = await queries.show_pool(session, await queries.pool_row(session, "day"))
         assert (shown.name, shown.description, shown.version, shown.nodes) == ("day", "for batch work", 2, 0)
         assert await queries.pool_row(session, row.id) is row
-        await operations.delete_pool(session, row)
+        await operations.delete_pool(session, row, nobody)
         with pytest.raises(NotFound, match="there is no pool 'day'"):
             await queries.pool_row(session, "day")
+
+
+async def test_a_pool_with_users_stays(database: Database, clock: ManualClock) -> None:
+    async def users(_: AsyncSession, pool_id: str) -> list[str]:
+        return [f"service 'chat' of {pool_id}"]
+
+    async with database.write() as session:
+        row = await operations.create_pool(session, clock, PoolCreate("used"))
+        with pytest.raises(InUse, match="pool used is used by service 'chat'"):
+            await operations.delete_pool(session, row, users)
 
 
 async def test_a_pools_name_is_unique(database: Database, clock: ManualClock) -> None:
@@ -59,7 +69,7 @@ async def test_a_pool_with_nodes_stays(database: Database, clock: ManualClock) -
     async with database.write() as session:
         node = await furnished(session, clock)
         with pytest.raises(InUse, match="pool default has 1 node"):
-            await operations.delete_pool(session, await queries.pool_row(session, node.pool_id))
+            await operations.delete_pool(session, await queries.pool_row(session, node.pool_id), nobody)
 
 
 async def test_a_node_moves_while_nothing_runs_on_it(database: Database, clock: ManualClock) -> None:
