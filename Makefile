@@ -38,7 +38,7 @@ lint: dev ## ruff, formatting included
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check .
 
 types: dev ## mypy, strict
-	@$(BIN)/mypy
+	@$(BIN)/mypy && $(BIN)/mypy --config-file images/mypy.ini
 
 arch: dev ## import directions
 	@$(BIN)/lint-imports --cache-dir .import_linter_cache

@@ -57,7 +57,7 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
     model_dir = await machinery.model_folder(session, deployment.model_version_id)
     devices = await leasing.devices_of(session, replica_id)
     run_dir = machinery.run_dir(replica_id)
-    cache_dir = machinery.home / "cache" / runtime.name
+    cache_dir = machinery.home / "cache" / runtime.name / service.tenant_id  # writable by engines: never shared
     layout = machinery.launcher.layout(run_dir=run_dir, model_dir=model_dir, cache_dir=cache_dir)
     command = render(
         runtime,
