@@ -27,9 +27,7 @@ SOCKET_PATH_LIMIT = 107  # sockaddr_un.sun_path less its final zero
 LONGEST_BELOW_HOME = len("/run/e/rpl_00000000000000000000/engine.sock")
 RESERVED = ("APPLIANCE_TEST_", "APPLIANCE_CRASH_")
 """Variables with other readers: the tests and the crash points."""
-OTHERS = frozenset(
-    f"APPLIANCE_{name}" for name in ("CONFIG", "URL", "KEY", "CA", "TENANT", "CACHE")
-)
+OTHERS = frozenset(f"APPLIANCE_{name}" for name in ("CONFIG", "URL", "KEY", "CA", "TENANT", "CACHE"))
 """Variables with other readers: this module, the command line, the image builder."""
 
 
