@@ -5,7 +5,9 @@ A point is the step and the task that takes it (`commit.after@placed`), so that 
 tasks interleave differently. It does nothing unless the environment asks:
 
 * `APPLIANCE_CRASH_TRACE=<file>`: append one line for each point that is reached;
-* `APPLIANCE_CRASH_AT=<point>#<n>`: SIGKILL this process the n-th time (1-based) that the point is reached.
+* `APPLIANCE_CRASH_AT=<point>#<n>`: SIGKILL this process the n-th time (1-based) that the point is reached;
+* `APPLIANCE_CRASH_FILE=<file>`: the same, told by a file that may change while the process runs; each change begins
+  to count anew, and nothing happens while the file is absent or empty.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from collections import Counter
 from pathlib import Path
 
 _trace = os.environ.get("APPLIANCE_CRASH_TRACE")
-_crash_at = os.environ.get("APPLIANCE_CRASH_AT", "")
-_armed = bool(_trace or _crash_at)
+_order_file = os.environ.get("APPLIANCE_CRASH_FILE")
+_order = os.environ.get("APPLIANCE_CRASH_AT", "")
+_armed = bool(_trace or _order_file or _order)
 _counts: Counter[str] = Counter()
 _ANONYMOUS = re.compile(r"Task-\d+|starlette.*|.*RequestResponseCycle.*")
 
@@ -27,13 +30,27 @@ _ANONYMOUS = re.compile(r"Task-\d+|starlette.*|.*RequestResponseCycle.*")
 def reached(step: str) -> None:
     if not _armed:
         return
+    _read_order()
     point = f"{step}@{_actor()}"
     _counts[point] += 1
     if _trace:
         with Path(_trace).open("a", encoding="utf-8") as file:
             file.write(f"{point}\n")
-    if f"{point}#{_counts[point]}" == _crash_at:
+    if f"{point}#{_counts[point]}" == _order:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _read_order() -> None:
+    global _order  # noqa: PLW0603 - one process, one order
+    if not _order_file:
+        return
+    try:
+        now = Path(_order_file).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        now = ""
+    if now != _order:
+        _order = now
+        _counts.clear()
 
 
 def _actor() -> str:

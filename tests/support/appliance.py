@@ -70,12 +70,15 @@ class Appliance:
     def start(self, **environ: str) -> None:
         """Start the control plane and wait until it is ready; raises with its output if it ends before."""
         self.spawn(**environ)
-        eventually(self._is_ready, START_S, message=f"ready; see {self._log}")
+        if not self.until_ready_or_dead():
+            raise AssertionError(f"the control plane ended:\n{self.output()}")
 
-    def until_ready_or_dead(self) -> None:
+    def until_ready_or_dead(self) -> bool:
+        """Whether it is ready."""
         assert self._process is not None
         process = self._process
-        eventually(lambda: process.poll() is not None or self._is_ready(), START_S)
+        eventually(lambda: process.poll() is not None or self._is_ready(), START_S, message=f"ready; see {self._log}")
+        return process.poll() is None
 
     def spawn(self, **environ: str) -> None:
         with self._log.open("ab") as log:
@@ -88,9 +91,6 @@ class Appliance:
             )
 
     def _is_ready(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise AssertionError(f"the control plane ended with {self._process.returncode}:\n{self.output()}")
         try:
             return httpx.get(f"{self.metrics_url}/readyz").status_code == httpx.codes.OK and self._has_key()
         except httpx.TransportError:

@@ -1,21 +1,23 @@
-"""Killing the control plane at every point of a service's life, and watching it converge.
+"""Killing the control plane at every point of a start and of a service's life, and watching it converge.
 
-The points are discovered: one life is run with a trace, and each point that it reached, as often as it reached it,
-is a place to die. Meanwhile a client asks a service that was there before; it must not notice.
+The points are discovered: one start and one life are run with a trace, and each point that was reached, as often as
+it was reached, is a place to die. Meanwhile a client asks a service that was there before; it must not notice.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from tests.checker.run import check
 from tests.support.appliance import Appliance, Tenant, done
 from tests.support.waiting import eventually
 
@@ -23,8 +25,27 @@ CONVERGES_S: Final = 30.0
 """From the restart, besides the engine's own loading, which the light engine hardly has."""
 _OFTEN: Final = 3
 """Of a point that is reached many times in one life, so many are tried."""
-_REPEATING: Final = ("@inventory", "@usage-ingest", "@activity", "@audit-seal", "@gateway-process", "@model-store")
-"""Points of reconcilers that have nothing to do with a service's life; each is tried once."""
+_BACKGROUND: Final = ("@inventory", "@usage-ingest", "@activity", "@audit-seal", "@gateway-process", "@model-store")
+"""Reconcilers that have nothing to do with a service's life; each of their points is tried once."""
+
+
+class Moment(StrEnum):
+    """Since when a point's occurrences are counted."""
+
+    start = "start"
+    life = "life"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Point:
+    """The `number`-th time (1-based) that `name` is reached since the moment."""
+
+    moment: Moment
+    name: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.moment}:{self.name}#{self.number}"
 
 
 class Died(Exception):
@@ -34,8 +55,8 @@ class Died(Exception):
 class Life:
     """One service from its creation to its end; `continue_` may be called again after a death."""
 
-    def __init__(self, appliance: Appliance, tenant: Tenant, name: str) -> None:
-        self._appliance, self._tenant, self.name = appliance, tenant, name
+    def __init__(self, tenant: Tenant, name: str) -> None:
+        self._tenant, self.name = tenant, name
         self._steps: Sequence[Callable[[], None]] = (
             self._create,
             self._wait_ready,
@@ -83,48 +104,79 @@ class Life:
         eventually(lambda: condition(self._tenant.service(self.name)), CONVERGES_S, message=f"{self.name} converges")
 
 
-def discover(appliance: Appliance, tenant: Tenant, trace: Path) -> list[str]:
-    """Run one life with a trace; every point with each of its occurrences, `point#n`."""
-    trace.unlink(missing_ok=True)
-    appliance.kill()
-    appliance.start(APPLIANCE_CRASH_TRACE=str(trace))
-    Life(appliance, tenant, "traced").continue_()
-    counts = Counter(trace.read_text().split("\n"))
-    counts.pop("", None)
-    return [
-        f"{point}#{number}"
-        for point, count in sorted(counts.items())
-        for number in range(1, min(count, 1 if point.endswith(_REPEATING) else _OFTEN) + 1)
-    ]
+class Crasher:
+    """Kills the control plane of an appliance that was started with `environ(folder)`."""
 
+    def __init__(self, appliance: Appliance, tenant: Tenant, folder: Path) -> None:
+        self._appliance, self._tenant = appliance, tenant
+        self._trace, self._order = _files(folder)
+        self._lives = 0
 
-def die_at(appliance: Appliance, tenant: Tenant, points: Sequence[str], name: str) -> bool:
-    """Live one life, killed at the first point and, after its restart, at the next; whether all were reached.
+    @staticmethod
+    def environ(folder: Path) -> Mapping[str, str]:
+        trace, order = _files(folder)
+        return {"APPLIANCE_CRASH_TRACE": str(trace), "APPLIANCE_CRASH_FILE": str(order)}
 
-    Raises `AssertionError` unless the life ends well and every invariant holds after it.
-    """
-    life = Life(appliance, tenant, name)
-    reached = 0
-    appliance.kill()
-    for point in points:
-        appliance.spawn(APPLIANCE_CRASH_AT=point)
-        reached += _lives_until_death(appliance, life)
-    if reached:
-        appliance.start()
+    def discover(self) -> list[Point]:
+        """Every point of one start and one life, each with its occurrences, in a fixed order."""
+        self._appliance.kill()
+        self._trace.unlink(missing_ok=True)
+        self._appliance.start()
+        found = self._traced(Moment.start)
+        self._trace.unlink(missing_ok=True)
+        self._life().continue_()
+        return sorted({*found, *self._traced(Moment.life)})
+
+    def die_at(self, points: Sequence[Point]) -> bool:
+        """Live one life and die at these points, one after the other; whether all were reached.
+
+        The control plane runs before and after. Raises `AssertionError` unless the life ends well and every
+        invariant holds after it.
+        """
+        life = self._life()
+        reached = [self._die_once(life, point) for point in points]
         life.continue_()
-    violations = check(appliance.home, database_url=appliance.environ.get("APPLIANCE_DATABASE_URL"))
-    assert not violations, f"after {points}: {violations}"
-    return reached == len(points)
+        violations = self._appliance.violations()
+        assert not violations, f"after {', '.join(map(str, points))}: {violations}"
+        return all(reached)
+
+    def _die_once(self, life: Life, point: Point) -> bool:
+        if point.moment is Moment.start:
+            self._appliance.kill()
+        self._order.write_text(f"{point.name}#{point.number}")
+        if point.moment is Moment.start:
+            self._appliance.spawn()
+        if self._appliance.until_ready_or_dead():
+            try:
+                life.continue_()
+            except Died:
+                assert self._appliance.wait_for_death(5), "the control plane does not answer and is not dead"
+        died = self._appliance.wait_for_death(0)
+        self._order.unlink()
+        if died:
+            self._appliance.start()
+        return died
+
+    def _life(self) -> Life:
+        self._lives += 1
+        return Life(self._tenant, f"life-{self._lives}")
+
+    def _traced(self, moment: Moment) -> list[Point]:
+        counts = Counter(self._trace.read_text().split())
+        return [
+            Point(moment, name, number)
+            for name, count in counts.items()
+            for number in range(1, min(count, 1 if name.endswith(_BACKGROUND) else _OFTEN) + 1)
+        ]
 
 
-def _lives_until_death(appliance: Appliance, life: Life) -> bool:
-    """Whether the control plane died; if not, the life went to its end."""
-    try:
-        appliance.until_ready_or_dead()
-        life.continue_()
-    except Died:
-        assert appliance.wait_for_death(5), "the control plane does not answer and is not dead"
-    return appliance.wait_for_death(0)
+def _files(folder: Path) -> tuple[Path, Path]:
+    return folder / "crash-trace", folder / "crash-order"
+
+
+def sample(points: Sequence[Point], count: int, seed: int) -> list[Point]:
+    """The same ones for the same seed and points."""
+    return random.Random(seed).sample(points, min(count, len(points)))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,14 @@ def containers_of(host: str, appliance_id: str) -> list[str]:
     with closing(APIClient(host, version="auto", timeout=30)) as client:
         found = client.containers(all=True, filters={"label": [f"appliance={appliance_id}"]})
     return [container["Id"] for container in found]
+
+
+def started_at(host: str, replica_id: str) -> float:
+    """When the replica's container was started, Unix seconds."""
+    with closing(APIClient(host, version="auto", timeout=30)) as client:
+        (found,) = client.containers(filters={"label": [f"replica={replica_id}"]})
+        state = client.inspect_container(found["Id"])["State"]
+    return datetime.fromisoformat(state["StartedAt"]).timestamp()
 
 
 def remove_containers(host: str, appliance_id: str) -> None:

@@ -39,14 +39,16 @@ class Engine:
             case "GET", "/v1/models":
                 _send(writer, 200, json.dumps({"object": "list", "data": [{"id": self.options.served_model_name}]}))
             case "POST", "/v1/completions" | "/v1/chat/completions":
-                await self._complete(writer, path.endswith("chat/completions"), json.loads(body))
+                await self._complete(writer, json.loads(body), is_chat=path.endswith("chat/completions"))
             case _:
                 _send(writer, 404, json.dumps({"error": {"message": "no such route", "type": "not_found"}}))
         await writer.drain()
 
-    async def _complete(self, writer: asyncio.StreamWriter, is_chat: bool, request: dict[str, Any]) -> None:
+    async def _complete(self, writer: asyncio.StreamWriter, request: dict[str, Any], *, is_chat: bool) -> None:
         if self.options.misbehave == "silent":
             await asyncio.sleep(3600)
+        if not self.requests:
+            _tell("asked")
         text = request["messages"][-1]["content"] if is_chat else request["prompt"]
         prompt = text.split() or ["?"]
         limit = request.get("max_tokens") or request.get("max_completion_tokens") or 16
@@ -54,17 +56,25 @@ class Engine:
         self.prompt_tokens += len(prompt)
         self.requests += 1
         if request.get("stream"):
-            await self._stream(writer, is_chat, request, prompt, words)
+            await self._stream(writer, request, prompt, words, is_chat=is_chat)
             return
         for _ in words:
             await self._token()
         content = " ".join(words)
         choice = {"index": 0, "finish_reason": "length"}
         choice |= {"message": {"role": "assistant", "content": content}} if is_chat else {"text": content}
-        _send(writer, 200, json.dumps(self._object(is_chat, [choice]) | {"usage": _usage(prompt, len(words))}))
+        _send(writer, 200, json.dumps(self._object([choice], is_chat=is_chat) | {"usage": _usage(prompt, len(words))}))
+        if self.requests == 1:
+            _tell("answered")
 
     async def _stream(
-        self, writer: asyncio.StreamWriter, is_chat: bool, request: dict[str, Any], prompt: list[str], words: list[str]
+        self,
+        writer: asyncio.StreamWriter,
+        request: dict[str, Any],
+        prompt: list[str],
+        words: list[str],
+        *,
+        is_chat: bool,
     ) -> None:
         options = request.get("stream_options") or {}
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -72,13 +82,13 @@ class Engine:
             await self._token()
             choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if number == len(words) else None}
             choice |= {"delta": {"content": f"{word} "}} if is_chat else {"text": f"{word} "}
-            event = self._object(is_chat, [choice])
+            event = self._object([choice], is_chat=is_chat)
             if options.get("continuous_usage_stats"):
                 event["usage"] = _usage(prompt, number)
             _chunk(writer, event)
             await writer.drain()
         if options.get("include_usage"):
-            _chunk(writer, self._object(is_chat, []) | {"usage": _usage(prompt, len(words))})
+            _chunk(writer, self._object([], is_chat=is_chat) | {"usage": _usage(prompt, len(words))})
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
 
     async def _token(self) -> None:
@@ -86,7 +96,7 @@ class Engine:
             await asyncio.sleep(self.options.pause_ms / 1000)
         self.generation_tokens += 1
 
-    def _object(self, is_chat: bool, choices: list[Any]) -> dict[str, Any]:
+    def _object(self, choices: list[Any], *, is_chat: bool) -> dict[str, Any]:
         kind = "chat.completion" if is_chat else "text_completion"
         name = self.options.served_model_name
         return {"id": f"cmpl-{self.requests}", "object": kind, "created": int(time.time()), "model": name} | {
@@ -99,6 +109,11 @@ class Engine:
             f"light:generation_tokens_total {self.generation_tokens}\n"
             f"light:requests_total {self.requests}\n"
         )
+
+
+def _tell(what: str) -> None:
+    """When it happened (Unix seconds), as a line of the log, for benchmarks."""
+    print(json.dumps({what: time.time()}), flush=True)  # noqa: T201 - an engine's log is its output
 
 
 async def _read_head(reader: asyncio.StreamReader) -> tuple[str, str, dict[str, str]] | None:
@@ -131,8 +146,9 @@ def _usage(prompt: list[str], completion: int) -> dict[str, int]:
 
 async def main(options: argparse.Namespace) -> None:
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(options.uds)
+        os.unlink(options.uds)  # noqa: PTH108 - pathlib takes a good part of such an engine's start
     server = await asyncio.start_unix_server(Engine(options).serve_client, options.uds)
+    _tell("listening")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     if options.misbehave == "crash-later":

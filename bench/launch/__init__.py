@@ -1,0 +1,8 @@
+"""What a service's start costs besides its engine, how fast the control plane starts, and what it weighs idle.
+
+    python -m bench.launch [--docker-host unix:///...] [--runs 5] [--json]
+
+The engine is the light one of the tests: a real process, or container, with a real socket. Of its start only its own
+part is taken away: from the start of its process (or container) until its socket answers /health, and the time in
+which it answers the first request.
+"""
