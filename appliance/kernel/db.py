@@ -109,7 +109,9 @@ class Database:
         if not self._is_sqlite:
             return
         try:
-            await asyncio.wait_for(self._writer.acquire(), 2 * BUSY_TIMEOUT_S)
+            # Not wait_for: before Python 3.12 it may swallow a cancellation, and its caller would never end.
+            async with asyncio.timeout(2 * BUSY_TIMEOUT_S):
+                await self._writer.acquire()
         except TimeoutError as error:
             raise DatabaseUnavailable("the database is busy with other changes; try again") from error
 
