@@ -31,7 +31,7 @@ def until_state(
     while True:
         _tell_events(connection, service["id"], seen)
         service = connection.get(f"services/{service['id']}")
-        if service["state"] == goal:
+        if _is(service, goal):
             return service
         if service["state"] == "failed":
             raise CommandFailed(f"service {service['name']} failed: {service['reason']}")
@@ -39,6 +39,13 @@ def until_state(
             reason = f": {service['reason']}" if service["reason"] else ""
             raise CommandFailed(f"service {service['name']} is {service['state']} after {timeout_s:.0f} s{reason}")
         time.sleep(_PAUSE_S)
+
+
+def _is(service: Mapping[str, Any], goal: str) -> bool:
+    """Ready means as many replicas as are wanted: the state alone follows a change only a moment later."""
+    if service["state"] != goal:
+        return False
+    return goal != "ready" or bool(service["ready_replicas"] == service["replicas"])
 
 
 def until_gone(connection: Connection, name: str, *, timeout_s: float) -> None:
