@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 from tests.support.appliance import Appliance
+from tests.support.waiting import POLL_S, eventually
+
+_STEADY_LOOKS: Final = round(1.0 / POLL_S)
+_DEADLINE_S: Final = 30.0
 
 
 def seconds_to_ready(appliance: Appliance) -> float:
@@ -17,10 +22,21 @@ def seconds_to_ready(appliance: Appliance) -> float:
 
 
 def resident_bytes(appliance: Appliance) -> dict[str, int]:
-    """Resident memory (shared libraries included, as `ps` shows it) of the processes that are always there."""
-    processes = {"control plane": appliance.pid, "gateway supervisor": appliance.pid_of("supervisor")}
-    processes |= {f"gateway worker {number}": appliance.pid_of(f"worker-{number}") for number in range(2)}
-    return {name: _resident(pid) for name, pid in processes.items()}
+    """Resident memory (shared libraries included, as `ps` shows it) of the processes that are always there, once
+    it has not grown for a second.
+    """
+    names = {"gateway supervisor": "supervisor", "gateway worker 0": "worker-0", "gateway worker 1": "worker-1"}
+    folder = appliance.home / "run"
+    eventually(lambda: all((folder / f"{name}.pid").exists() for name in names.values()), message="the gateway runs")
+    processes = {"control plane": appliance.pid} | {told: appliance.pid_of(name) for told, name in names.items()}
+    seen: list[dict[str, int]] = []
+
+    def is_steady() -> bool:
+        seen.append({name: _resident(pid) for name, pid in processes.items()})
+        return len(seen) > _STEADY_LOOKS and all(look == seen[-1] for look in seen[-_STEADY_LOOKS:])
+
+    eventually(is_steady, _DEADLINE_S, message="memory is steady")
+    return seen[-1]
 
 
 def _resident(pid: int) -> int:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -28,21 +26,18 @@ _numbers = itertools.count(1)
 def measure(appliance: Appliance, tenant: Tenant, key: str) -> dict[str, float]:
     """The phases of one start in seconds, in their order; `OURS` and `ENGINES` together are all of it."""
     name = f"bench-{next(_numbers)}"
-    watcher = _Watcher(appliance)
-    watcher.start()
     began = time.time()
     service = tenant.publish(name)
     answered = time.time()
     first_token = _first_token(service["url"], key, name)
     shown = tenant.until(name, "ready")
     replica = shown["deployments"][0]["current"][0]
-    healthy = watcher.finish()
     told = _told(tenant, name)
     marks = {
         "request": answered,
         "placing": max(answered, _event(tenant, name, "placed")),
         "launch": _engine_started(appliance, replica["id"]),
-        "engine's start": max(healthy, told["listening"]),
+        "engine's start": told["listening"],
         "detection": told["asked"],
         "engine's first token": told["answered"],
         "publishing": min(first_token, datetime.fromisoformat(replica["ready_at"]).timestamp()),
@@ -77,42 +72,6 @@ def _first_token(url: str, key: str, model: str) -> float:
                 pass
             time.sleep(_POLL_S)
     raise TimeoutError(f"{model} did not answer within {_DEADLINE_S:g} s")
-
-
-class _Watcher:
-    """Finds out when the engine's socket answers /health, past the appliance: from a thread that knocks."""
-
-    def __init__(self, appliance: Appliance) -> None:
-        self._folder = appliance.home / "run" / "e"
-        self._known = set(self._folder.glob("*"))
-        self._found: list[float] = []
-        self._thread = threading.Thread(target=self._knock, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> float:
-        self._thread.join(_DEADLINE_S)
-        return self._found[0]
-
-    def _knock(self) -> None:
-        deadline = time.monotonic() + _DEADLINE_S
-        while time.monotonic() < deadline:
-            new = set(self._folder.glob("*")) - self._known
-            if any(_is_healthy(folder / "engine.sock") for folder in new):
-                self._found.append(time.time())
-                return
-            time.sleep(_POLL_S)
-
-
-def _is_healthy(socket: Path) -> bool:
-    if not socket.exists():
-        return False
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(socket))) as client:
-        try:
-            return client.get("http://engine/health").status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
 
 
 def _event(tenant: Tenant, name: str, phase: str) -> float:
