@@ -141,6 +141,17 @@ def test_documents_name_no_machine_and_no_registry(file: Path):
     assert not set(_HOST.findall(text)) - HOSTS
 
 
+def test_targets_of_make_that_are_told_exist():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    told = {
+        target
+        for file in markdown()
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert {"run", "test", "check"} <= told
+    assert told <= targets
+
+
 def test_decisions_are_numbered_and_listed():
     folder = ROOT / "docs" / "decisions"
     files = sorted(file.name for file in folder.glob("[0-9]*.md"))
