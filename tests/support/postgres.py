@@ -4,6 +4,8 @@
 programs are on the machine, the run starts a private server on a unix socket, which ends with it.
 """
 
+from __future__ import annotations
+
 import asyncio
 import os
 import shutil
@@ -41,11 +43,19 @@ def postgres_server() -> Iterator[str]:
             raise pytest.UsageError(f"{VARIABLE} must begin with {DRIVER}://, not {url!r}")
         yield url
         return
-    programs = _programs()
-    if programs is None:
+    if _programs() is None:
         unavailable(Requirement.POSTGRES, f"{VARIABLE} is not set and PostgreSQL's programs are not installed")
-    with _private_server(programs) as url:
-        yield url
+    with own_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_of_its_own() -> Iterator[PostgresServer]:
+    """A server that the test may stop, kill and start again."""
+    if _programs() is None:
+        unavailable(Requirement.POSTGRES, "PostgreSQL's programs are not installed")
+    with own_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -102,65 +112,89 @@ def _programs() -> Path | None:
     return None
 
 
+class PostgresServer:
+    """A server of its own on a unix socket, which may be stopped, killed, frozen and started again."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        # PostgreSQL refuses to run as root.
+        self._as: list[str] = []
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody", "nogroup")
+            self._as = ["--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"{DRIVER}://appliance@/postgres?host={folder}"
+
+    @property
+    def pid(self) -> int:
+        """Of the postmaster."""
+        assert self._process is not None
+        return self._process.pid
+
+    def initialise(self) -> None:
+        options = ["--username=appliance", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        command = [str(self._programs / "initdb"), f"--pgdata={self._folder}/data", *options]
+        subprocess.run(
+            ["setpriv", *self._as, *command] if self._as else command, cwd=self._folder, check=True, capture_output=True
+        )
+
+    def start(self) -> None:
+        """Return when it answers."""
+        settings = ["listen_addresses=", f"unix_socket_directories={self._folder}", *_FAST]
+        options = [part for setting in settings for part in ("-c", setting)]
+        # The kernel stops the server when a killed test run cannot. setpriv sets that after the change of user,
+        # which would undo it.
+        guard = ["setpriv", *self._as, "--pdeathsig=INT"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*guard, str(self._programs / "postgres"), "-D", f"{self._folder}/data", *options],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._answers, 60, message="PostgreSQL answers")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """SIGINT: a fast shutdown, sessions are cut; SIGQUIT: an immediate one, as after a crash."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            pytest.fail(f"PostgreSQL ended at once:\n{self._log.read_text()}", pytrace=False)
+        try:
+            execute(self.url, "SELECT 1")
+        except (OSError, asyncpg.CannotConnectNowError):
+            return False
+        return True
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "server.log"
+
+
 @contextmanager
-def _private_server(programs: Path) -> Iterator[str]:
+def own_server() -> Iterator[PostgresServer]:
+    """A running server that nobody else uses. `FileNotFoundError` where PostgreSQL is not installed."""
+    programs = _programs()
+    if programs is None:
+        raise FileNotFoundError("PostgreSQL's programs are not installed")
     # Not pytest's folder: a unix socket's path has at most 107 bytes, and another user has to reach it.
     folder = Path(tempfile.mkdtemp(prefix="appliance-postgres-", dir="/tmp"))
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody", "nogroup")
-        prefix = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     try:
-        _initialise(programs, folder, prefix)
-        with _serving(programs, folder, prefix) as url:
-            yield url
+        server = PostgresServer(programs, folder)
+        server.initialise()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _initialise(programs: Path, folder: Path, prefix: list[str]) -> None:
-    options = ["--username=appliance", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
-    subprocess.run(
-        [*prefix, str(programs / "initdb"), f"--pgdata={folder}/data", *options],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
-
-
-@contextmanager
-def _serving(programs: Path, folder: Path, prefix: list[str]) -> Iterator[str]:
-    url = f"{DRIVER}://appliance@/postgres?host={folder}"
-    settings = ["listen_addresses=", f"unix_socket_directories={folder}", *_FAST]
-    options = [part for setting in settings for part in ("-c", setting)]
-    # The kernel stops the server when a killed test run cannot. setpriv sets that after the change of user,
-    # which would undo it.
-    guard = ["setpriv", *prefix[1:], "--pdeathsig=INT"]
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*guard, str(programs / "postgres"), "-D", f"{folder}/data", *options],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        eventually(lambda: _answers(server, url, folder), 60, message="PostgreSQL answers")
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)  # a fast shutdown: sessions are cut
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _answers(server: subprocess.Popen[bytes], url: str, folder: Path) -> bool:
-    if server.poll() is not None:
-        pytest.fail(f"PostgreSQL ended at once:\n{(folder / 'server.log').read_text()}", pytrace=False)
-    try:
-        execute(url, "SELECT 1")
-    except (OSError, asyncpg.CannotConnectNowError):
-        return False
-    return True
