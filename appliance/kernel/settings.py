@@ -55,7 +55,6 @@ class EngineSettings(_Section, frozen=True):
 
 class DockerSettings(_Section, frozen=True):
     host: str
-    deadline_s: Seconds
     user: Annotated[int, Meta(ge=1)]
 
 
