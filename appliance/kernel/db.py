@@ -23,6 +23,7 @@ from appliance.kernel.crashpoints import reached
 from appliance.kernel.errors import DatabaseUnavailable
 
 BUSY_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -45,11 +46,23 @@ def create_engine(url: str) -> AsyncEngine:
         pool_timeout=BUSY_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
-            "timeout": 5,
+            "async_creator_fn": _connect_postgres,
+            "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": 30,
             "server_settings": {"application_name": "appliance"},
         },
     )
+
+
+async def _connect_postgres(*arguments: Any, **options: Any) -> Any:
+    """Connect; what keeps asyncpg from it would pass SQLAlchemy untranslated, as plain OSErrors for one."""
+    import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415 - on SQLite nobody needs it
+
+    try:
+        return await asyncpg.connect(*arguments, **options)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        cause = str(error) or type(error).__name__
+        raise DatabaseUnavailable("the database does not answer; try again", cause=cause) from error
 
 
 def _prepare_sqlite(connection: Any, _: Any) -> None:

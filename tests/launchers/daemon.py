@@ -16,17 +16,18 @@ from tests.support.processes import eventually
 
 
 class Daemon:
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, home: Path, *options: str) -> None:
+        """`options` are further ones of dockerd's command line."""
+        self._home, self._options = home, options
         self._address = home / "d.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[Self]:
+    def started(cls, *options: str) -> Iterator[Self]:
         """Short paths: the daemon's own sockets lie below its folder."""
         home = Path(tempfile.mkdtemp(prefix="dockerd-", dir="/tmp"))
-        daemon = cls(home)
+        daemon = cls(home, *options)
         daemon.start()
         try:
             yield daemon
@@ -45,7 +46,7 @@ class Daemon:
         arguments = [
             *("dockerd", "--host", self.host, "--data-root", str(self._home / "data")),
             *("--exec-root", str(self._home / "exec"), "--pidfile", str(self._home / "pid")),
-            *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+            *("--bridge", "none", "--iptables=false", "--ip6tables=false", *self._options),
         ]
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)

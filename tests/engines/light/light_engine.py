@@ -161,11 +161,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--uds", required=True)
     parser.add_argument("--served-model-name", required=True)
-    parser.add_argument("--misbehave", choices=["exit", "hang", "silent", "crash-later"])
+    parser.add_argument("--misbehave", choices=["exit", "hang", "silent", "crash-later", "eat"])
     parser.add_argument("--pause-ms", type=float, default=0)
     parsed = parser.parse_args()
     if parsed.misbehave == "exit":
         sys.exit("this engine was told to fail")
+    if parsed.misbehave == "eat":
+        eaten = [bytearray(1 << 20) for _ in range(4096)]
+        sys.exit(f"{len(eaten)} MiB were not too much")
     if parsed.misbehave == "hang":
         signal.pause()
     asyncio.run(main(parsed))
