@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_served_ends_it_with_the_reason(tmp_path: Path, d
     model = tmp_path / "model"
     model.mkdir()
     for file in demo_model().iterdir():
-        os.link(file, model / file.name)
+        shutil.copyfile(file, model / file.name)
     broken = model / ("model.safetensors" if damage == "weights" else "config.json")
     content = broken.read_bytes()
     broken.unlink()
