@@ -56,11 +56,12 @@ class Jobs:
         return len(self._tasks)
 
     async def close(self) -> None:
-        """Cancel every job and wait until none runs; the replicas stay as they are."""
-        tasks = [task for _, task in self._tasks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End every job, launches by waiting for them (see `ensure`); the replicas stay as they are."""
+        running = list(self._tasks.values())
+        for state, task in running:
+            if state is not ReplicaState.placed:
+                task.cancel()
+        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
 
     async def _run(self, replica_id: str, state: ReplicaState) -> None:
         try:
