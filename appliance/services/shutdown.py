@@ -14,8 +14,8 @@ from sqlalchemy import select, update
 from appliance.kernel.errors import ApplianceError
 from appliance.kernel.logging import get_logger
 from appliance.services.machinery import Machinery
-from appliance.services.states import ENDED, ReplicaState
-from appliance.services.tables import ReplicaRow
+from appliance.services.states import ENDED, Desired, ReplicaState, ServiceState
+from appliance.services.tables import ReplicaRow, ServiceRow
 from gpu import leasing
 
 log = get_logger(__name__)
@@ -56,4 +56,9 @@ async def _record(machinery: Machinery, still_there: Sequence[str]) -> None:
                 ended_at=machinery.clock.now(),
                 deadline_at=None,
             )
+        )
+        await session.execute(
+            update(ServiceRow)
+            .where(ServiceRow.desired == Desired.running.value)
+            .values(state=ServiceState.pending.value, reason="", state_since=machinery.clock.now())
         )
