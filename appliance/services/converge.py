@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from typing import assert_never
 
-from sqlalchemy import delete, select
+from sqlalchemy import case, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.operations import release_listener
@@ -12,10 +13,11 @@ from appliance.kernel.clock import Clock
 from appliance.kernel.db import wake
 from appliance.kernel.ids import new_id
 from appliance.services.events import note
-from appliance.services.planner import Add, Change, Forget, Retire, ServiceFacts, Show
+from appliance.services.machinery import Timing
+from appliance.services.planner import Add, Change, Forget, Forgive, Retire, ServiceFacts, Show
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
-from appliance.services.transitions import SERVICES, SNAPSHOT, STOPPING_MARGIN, move
+from appliance.services.transitions import SERVICES, SNAPSHOT, move
 from tenants import quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 
@@ -23,14 +25,30 @@ ENDED_KEPT = 20
 """Ended replicas of a deployment that stay listed."""
 
 
-async def apply(session: AsyncSession, clock: Clock, service_id: str, change: Change, drain: timedelta) -> None:
+async def apply(
+    session: AsyncSession, clock: Clock, service: ServiceFacts, changes: Sequence[Change], shown: Show, timing: Timing
+) -> None:
+    """Make the changes and show the state, unless something else is desired by now: the next round plans anew."""
+    desired = await session.scalar(select(ServiceRow.desired).where(ServiceRow.id == service.id))
+    if desired != service.desired:
+        return
+    for change in changes:
+        await _change(session, clock, service.id, change, timing)
+    await _show(session, clock, service, shown)
+
+
+async def _change(session: AsyncSession, clock: Clock, service_id: str, change: Change, timing: Timing) -> None:
     match change:
         case Add():
             await _add(session, clock, change)
         case Retire():
-            await _retire(session, clock, change.replica_id, drain)
+            await _retire(session, clock, change.replica_id, timing)
+        case Forgive():
+            await _forgive(session, change.deployment_id)
         case Forget():
             await _forget(session, service_id)
+        case _:
+            assert_never(change)
 
 
 async def _add(session: AsyncSession, clock: Clock, change: Add) -> None:
@@ -60,7 +78,7 @@ async def _prune(session: AsyncSession, deployment_id: str) -> None:
     await session.execute(delete(ReplicaRow).where(ReplicaRow.id.in_(old)))
 
 
-async def _retire(session: AsyncSession, clock: Clock, replica_id: str, drain: timedelta) -> None:
+async def _retire(session: AsyncSession, clock: Clock, replica_id: str, timing: Timing) -> None:
     replica = await session.get_one(ReplicaRow, replica_id)
     state = ReplicaState(replica.state)
     match state:
@@ -69,14 +87,19 @@ async def _retire(session: AsyncSession, clock: Clock, replica_id: str, drain: t
         case ReplicaState.placed | ReplicaState.starting:
             outcome = ReplicaState.stopped.value
             await move(
-                session, clock, replica_id, state, ReplicaState.stopping, deadline=STOPPING_MARGIN, outcome=outcome
+                session, clock, replica_id, state, ReplicaState.stopping, deadline=timing.stopping, outcome=outcome
             )
         case ReplicaState.joining | ReplicaState.ready:
-            await move(session, clock, replica_id, state, ReplicaState.draining, deadline=drain)
+            await move(session, clock, replica_id, state, ReplicaState.draining, deadline=timing.drain)
             message = "no new requests; running ones may finish"
             note(session, clock, replica.service_id, Phase.draining, message, replica_id=replica_id)
         case _:
             return
+
+
+async def _forgive(session: AsyncSession, deployment_id: str) -> None:
+    forgiven = update(DeploymentRow).where(DeploymentRow.id == deployment_id)
+    await session.execute(forgiven.values(failures=0, next_start_at=None))
 
 
 async def _forget(session: AsyncSession, service_id: str) -> None:
@@ -89,11 +112,11 @@ async def _forget(session: AsyncSession, service_id: str) -> None:
     wake(session, SNAPSHOT)
 
 
-async def show(session: AsyncSession, clock: Clock, service: ServiceFacts, show_: Show) -> None:
-    """Write the observed state, unless something else is desired by now: then the next round knows better."""
-    row = await session.get_one(ServiceRow, service.id)
-    if row.desired != service.desired:
-        return
-    if row.state != show_.state.value:
-        row.state_since = clock.now()
-    row.state, row.reason = show_.state.value, show_.reason
+async def _show(session: AsyncSession, clock: Clock, service: ServiceFacts, shown: Show) -> None:
+    """One conditional statement, so that a request that commits meanwhile is not overwritten with what was before."""
+    since = case((ServiceRow.state == shown.state.value, ServiceRow.state_since), else_=clock.now())
+    await session.execute(
+        update(ServiceRow)
+        .where(ServiceRow.id == service.id, ServiceRow.desired == service.desired.value)
+        .values(state=shown.state.value, reason=shown.reason, state_since=since)
+    )

@@ -59,7 +59,7 @@ def _deployment(row: DeploymentRow, last_failure: str) -> DeploymentFacts:
 
 
 def _replica(row: ReplicaRow) -> ReplicaFacts:
-    return ReplicaFacts(row.id, row.deployment_id, row.generation, ReplicaState(row.state), row.reason)
+    return ReplicaFacts(row.id, row.deployment_id, row.generation, ReplicaState(row.state), row.reason, row.ready_at)
 
 
 def due(world: World, now: datetime) -> bool:

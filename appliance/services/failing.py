@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import msgspec
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.launchers.contract import ExitInfo
 from appliance.services.backoff import STABLE_AFTER
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
+from appliance.services.quoting import quote
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow
-from appliance.services.transitions import STOPPING_MARGIN, move
+from appliance.services.transitions import move
 
 
 async def fail(
@@ -27,10 +27,10 @@ async def fail(
             replica_id,
             came_from,
             ReplicaState.stopping,
-            deadline=timedelta(seconds=machinery.timing.stop_grace_s) + STOPPING_MARGIN,
+            deadline=machinery.timing.stopping,
             outcome=ReplicaState.failed.value,
             reason=reason,
-            exit=msgspec.to_builtins(exit_info) if exit_info else None,
+            exit=msgspec.to_builtins(_quoted(exit_info)) if exit_info else None,
         )
         replica = await session.get_one(ReplicaRow, replica_id)
         await _count_failure(machinery, session, replica)
@@ -54,11 +54,15 @@ async def _count_failure(machinery: Machinery, session: AsyncSession, replica: R
     deployment.next_start_at = now + machinery.backoff.delay(deployment.failures)
 
 
+def _quoted(exit_info: ExitInfo) -> ExitInfo:
+    return structs.replace(exit_info, last_lines=tuple(map(quote, exit_info.last_lines)))
+
+
 def explain_exit(exit_info: ExitInfo | None) -> str:
     """One sentence on how an engine ended, with its last line."""
     if exit_info is None:
         return "the engine's process vanished"
-    last = f": {exit_info.last_lines[-1]}" if exit_info.last_lines else ""
+    last = f": {quote(exit_info.last_lines[-1])}" if exit_info.last_lines else ""
     if exit_info.out_of_memory:
         return f"the engine ran out of memory; choose a flavor with more{last}"
     if exit_info.signal is not None:

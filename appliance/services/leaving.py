@@ -7,7 +7,8 @@ flight, or the drain time is over; nothing is released before the launcher says 
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Final
 
 from sqlalchemy import select
 
@@ -16,10 +17,18 @@ from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import ReplicaRow
-from appliance.services.transitions import STOPPING_MARGIN, Overtaken, move
+from appliance.services.transitions import Overtaken, move
 from gpu import leasing
 
 _PAUSE_S = 0.05
+POSTPONED: Final = {
+    ReplicaState.joining: (
+        Phase.warming_up,
+        "the gateways could not be told of the replica in time; they are told again",
+    ),
+    ReplicaState.stopping: (Phase.stopping, "the replica could not be stopped in time; the launcher is asked again"),
+}
+"""States that are left only when someone else does his part, and what is told where that takes too long."""
 
 
 async def drain(machinery: Machinery, replica_id: str) -> None:
@@ -31,6 +40,10 @@ async def drain(machinery: Machinery, replica_id: str) -> None:
         machinery.acknowledgements.acknowledged(version) and not machinery.acknowledgements.in_flight([replica_id])
     ):
         await asyncio.sleep(_PAUSE_S)
+    await end_drain(machinery, replica_id)
+
+
+async def end_drain(machinery: Machinery, replica_id: str) -> None:
     async with machinery.guarded.write() as session:
         await move(
             session,
@@ -38,7 +51,7 @@ async def drain(machinery: Machinery, replica_id: str) -> None:
             replica_id,
             ReplicaState.draining,
             ReplicaState.stopping,
-            deadline=timedelta(seconds=machinery.timing.stop_grace_s) + STOPPING_MARGIN,
+            deadline=machinery.timing.stopping,
             outcome=ReplicaState.stopped.value,
         )
 
@@ -59,16 +72,15 @@ async def stop(machinery: Machinery, replica_id: str) -> None:
             note(session, machinery.clock, replica.service_id, Phase.stopped, message, replica_id=replica_id)
 
 
-async def postpone(machinery: Machinery, replica_id: str) -> None:
-    """A stop that outlived its deadline is told as an event and gets as much time again."""
+async def postpone(machinery: Machinery, replica_id: str, state: ReplicaState) -> None:
+    """What outlived the deadline of one of the `POSTPONED` states is told as an event and gets more time."""
+    phase, message = POSTPONED[state]
     async with machinery.guarded.write() as session:
         replica = await session.get_one(ReplicaRow, replica_id)
-        if replica.state != ReplicaState.stopping:
+        if replica.state != state:
             return
-        now = machinery.clock.now()
-        replica.deadline_at = now + timedelta(seconds=machinery.timing.stop_grace_s) + STOPPING_MARGIN
-        message = "the replica could not be stopped in time; the launcher is asked again"
-        note(session, machinery.clock, replica.service_id, Phase.stopping, message, replica_id=replica_id)
+        replica.deadline_at = machinery.clock.now() + machinery.timing.stopping
+        note(session, machinery.clock, replica.service_id, phase, message, replica_id=replica_id)
 
 
 async def _deadline(machinery: Machinery, replica_id: str) -> datetime:

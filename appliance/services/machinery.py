@@ -15,7 +15,7 @@ from appliance.kernel.leases import Guarded
 from appliance.launchers.contract import Launcher
 from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
-from appliance.services.transitions import SERVICES
+from appliance.services.transitions import SERVICES, STOPPING_MARGIN
 
 
 class Publisher(Protocol):
@@ -42,6 +42,11 @@ class Timing:
     probe_period_s: float
     stop_grace_s: float
     drain: timedelta
+
+    @property
+    def stopping(self) -> timedelta:
+        """How long a stop may take before it is told as late."""
+        return timedelta(seconds=self.stop_grace_s) + STOPPING_MARGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
 from appliance.runtimes.capability import excluded_models
 from appliance.runtimes.catalog import Catalog
 from appliance.runtimes.memory import device_memory
+from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
@@ -19,30 +22,45 @@ from appliance.services.transitions import PLACED_DEADLINE, move
 from gpu import leasing
 from gpu.errors import PlacementLost
 from gpu.placement import place
-from gpu.requests import PlacementRequest, Rejection
+from gpu.requests import PlacementRequest, Plan, Rejection
 from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
 
 
-async def place_waiting(machinery: Machinery, replica_ids: Sequence[str]) -> None:
+async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> None:
     """Try to place these replicas, oldest first, each in a transaction of its own.
 
     What still fits nowhere for the reason that was told costs no transaction that writes.
     """
     async with machinery.guarded.read() as session:
         snapshot = await leasing.snapshot(session)
-        hopeful = [id_ for id_ in sorted(replica_ids) if await _has_news(machinery, session, snapshot, id_)]
-    for replica_id in hopeful:
-        async with machinery.guarded.write() as session:
-            await _place_one(machinery, session, replica_id)
+        answers: dict[str, _Place | str] = {}
+        for deployment_id in {replica.deployment_id for replica in waiting}:
+            deployment = await session.get_one(DeploymentRow, deployment_id)
+            answers[deployment_id] = await _seek(session, machinery.catalog, deployment, snapshot)
+    for replica in sorted(waiting, key=lambda replica: replica.id):
+        if answers[replica.deployment_id] == replica.reason:
+            continue
+        with contained(replica=replica.id):
+            async with machinery.guarded.write() as session:
+                await _place_one(machinery, session, replica.id)
 
 
-async def _has_news(machinery: Machinery, session: AsyncSession, snapshot: ComputeSnapshot, replica_id: str) -> bool:
-    """Whether the replica fits now, or does not for another reason than the one it shows."""
-    replica = await session.get_one(ReplicaRow, replica_id)
-    deployment = await session.get_one(DeploymentRow, replica.deployment_id)
-    plan = place(snapshot, await _request(session, machinery.catalog, deployment, snapshot))
-    return not isinstance(plan, Rejection) or plan.sentence != replica.reason
+class _Place(NamedTuple):
+    request: PlacementRequest
+    plan: Plan
+
+
+async def _seek(
+    session: AsyncSession, catalog: Catalog, deployment: DeploymentRow, snapshot: ComputeSnapshot
+) -> _Place | str:
+    """Where a replica of the deployment fits, or the sentence that says why it fits nowhere."""
+    try:
+        request = await _request(session, catalog, deployment, snapshot)
+    except NotFound as missing:
+        return missing.detail  # the runtime, which this release or configuration no longer has
+    plan = place(snapshot, request)
+    return plan.sentence if isinstance(plan, Rejection) else _Place(request, plan)
 
 
 async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: str) -> None:
@@ -50,12 +68,11 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     if replica is None or replica.state != ReplicaState.pending:
         return
     deployment = await session.get_one(DeploymentRow, replica.deployment_id)
-    snapshot = await leasing.snapshot(session)
-    request = await _request(session, machinery.catalog, deployment, snapshot)
-    plan = place(snapshot, request)
-    if isinstance(plan, Rejection):
-        await _explain(machinery, session, replica, plan)
+    found = await _seek(session, machinery.catalog, deployment, await leasing.snapshot(session))
+    if isinstance(found, str):
+        await _explain(machinery, session, replica, found)
         return
+    request, plan = found
     try:
         await leasing.take(session, machinery.clock, replica_id, plan, request)
     except PlacementLost:
@@ -97,10 +114,10 @@ async def _weight_bytes(session: AsyncSession, deployment: DeploymentRow) -> int
     return int((await session.scalar(query) or {}).get("weight_bytes", 0))
 
 
-async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, rejection: Rejection) -> None:
+async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, sentence: str) -> None:
     """Tell the reason once; it is told again only when it changes."""
-    if replica.reason == rejection.sentence:
+    if replica.reason == sentence:
         return
-    changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=rejection.sentence)
+    changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=sentence)
     await session.execute(changed)
-    note(session, machinery.clock, replica.service_id, Phase.placing, rejection.sentence, replica_id=replica.id)
+    note(session, machinery.clock, replica.service_id, Phase.placing, sentence, replica_id=replica.id)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
+from appliance.services.backoff import STABLE_AFTER
 from appliance.services.states import COMING_OR_UP, ENDED, LEAVING, Desired, ReplicaState, ServiceState
 
 
@@ -21,6 +22,7 @@ class ReplicaFacts:
     generation: int
     state: ReplicaState
     reason: str = ""
+    ready_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,13 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Forgive:
+    """Every replica of a deployment has served for a while: the failures before are history."""
+
+    deployment_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Everything of a deleted service is gone; so goes its row."""
 
@@ -69,7 +78,7 @@ class Show:
     reason: str
 
 
-Change = Add | Retire | Forget
+Change = Add | Retire | Forgive | Forget
 
 
 def plan(service: ServiceFacts, now: datetime) -> list[Change]:
@@ -95,6 +104,14 @@ def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], 
         yield from (Retire(replica.id) for replica in sorted(current, key=_least_missed)[:surplus])
     elif surplus < 0 and (deployment.next_start_at is None or deployment.next_start_at <= now):
         yield Add(deployment.id, -surplus)
+    elif surplus == 0 and deployment.failures and all(_is_stable(replica, now) for replica in current):
+        yield Forgive(deployment.id)
+
+
+def _is_stable(replica: ReplicaFacts, now: datetime) -> bool:
+    return (
+        replica.state is ReplicaState.ready and replica.ready_at is not None and now - replica.ready_at >= STABLE_AFTER
+    )
 
 
 _ORDER = (

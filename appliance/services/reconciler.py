@@ -8,23 +8,23 @@ whose row is read later was at least intended when it was observed, so nothing t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
-from appliance.kernel.errors import DatabaseUnavailable, LeaseLost, Unavailable
+from appliance.kernel.errors import Unavailable
 from appliance.kernel.logging import get_logger
 from appliance.launchers.contract import ExitInfo, ObservedReplica
 from appliance.launchers.contract import ReplicaState as Process
 from appliance.services import converge, failing, leaving, placing
+from appliance.services.containment import contained
 from appliance.services.facts import World, load
 from appliance.services.jobs import Jobs
 from appliance.services.machinery import Machinery
-from appliance.services.planner import Change, Forget, ServiceFacts, Show, plan, summarise
+from appliance.services.planner import plan, summarise
 from appliance.services.states import SERVING, ReplicaState
 from appliance.services.tables import ReplicaRow
-from appliance.services.transitions import Overtaken
 
 log = get_logger(__name__)
 _RUNS = SERVING | {ReplicaState.starting}
@@ -61,7 +61,7 @@ class ServiceReconciler:
         await self._note_overdue(world)
         changes = await self._converge(world)
         world = await self._load() if changes else world
-        waiting = [row.id for row in world.replicas.values() if row.state == ReplicaState.pending]
+        waiting = [row for row in world.replicas.values() if row.state == ReplicaState.pending]
         if waiting:
             await placing.place_waiting(self._machinery, waiting)
             world = await self._load()
@@ -99,7 +99,7 @@ class ServiceReconciler:
             await self._fail(row, failing.explain_exit(exit_info), exit_info=exit_info)
 
     async def _note_overdue(self, world: World) -> None:
-        """A start that outlived its deadline failed; what leaves and cannot is told, and gets more time (I13)."""
+        """Late starts failed and late drains are over; what cannot end by itself is told and gets more time (I13)."""
         now = self._machinery.clock.now()
         for row in list(world.replicas.values()):
             if row.deadline_at is None or row.deadline_at > now:
@@ -107,16 +107,18 @@ class ServiceReconciler:
             if row.state in (ReplicaState.placed, ReplicaState.starting):
                 seconds = (now - (row.started_at or row.created_at)).total_seconds()
                 await self._fail(row, f"the engine was not ready after {seconds:.0f} s (still {row.state})")
-            elif row.state == ReplicaState.stopping:
-                await leaving.postpone(self._machinery, row.id)
+            elif row.state == ReplicaState.draining:
+                with contained(replica=row.id):
+                    await leaving.end_drain(self._machinery, row.id)
+            elif row.state in leaving.POSTPONED:
+                with contained(replica=row.id):
+                    await leaving.postpone(self._machinery, row.id, ReplicaState(row.state))
 
     async def _fail(self, row: ReplicaRow, reason: str, *, exit_info: ExitInfo | None = None) -> None:
-        try:
+        with contained(replica=row.id):
             await failing.fail(self._machinery, row.id, ReplicaState(row.state), reason, exit_info=exit_info)
-        except Overtaken:
-            return
-        log.warning("replica.failed", replica=row.id, service=row.service_id, reason=reason)
-        row.state = ReplicaState.stopping.value
+            log.warning("replica.failed", replica=row.id, service=row.service_id, reason=reason)
+            row.state, row.deadline_at = ReplicaState.stopping.value, None
 
     def _remove_orphans(self, world: World, observed: Mapping[str, ObservedReplica]) -> int:
         orphans = [replica_id for replica_id in observed if replica_id not in world.replicas]
@@ -148,24 +150,8 @@ class ServiceReconciler:
             if not changes and (shown.state, shown.reason) == world.shown[service.id]:
                 continue
             changed += len(changes)
-            await self._apply_safely(service, changes, shown)
+            with contained(service=service.id):
+                async with self._machinery.guarded.write() as session:
+                    timing = self._machinery.timing
+                    await converge.apply(session, self._machinery.clock, service, changes, shown, timing)
         return changed
-
-    async def _apply_safely(self, service: ServiceFacts, changes: Sequence[Change], shown: Show) -> None:
-        """One service that cannot be changed must not keep the others from being."""
-        try:
-            await self._apply(service, changes, shown)
-        except Overtaken:
-            return
-        except (LeaseLost, DatabaseUnavailable):
-            raise  # of the whole round
-        except Exception:  # logged here, tried again by the next round
-            log.exception("service.not_converged", service=service.id)
-
-    async def _apply(self, service: ServiceFacts, changes: Sequence[Change], shown: Show) -> None:
-        forgets = any(isinstance(change, Forget) for change in changes)
-        async with self._machinery.guarded.write() as session:
-            for change in changes:
-                await converge.apply(session, self._machinery.clock, service.id, change, self._machinery.timing.drain)
-            if not forgets:
-                await converge.show(session, self._machinery.clock, service, shown)
