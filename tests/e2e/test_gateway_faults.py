@@ -72,6 +72,28 @@ def test_a_supervisor_that_is_killed(appliance: Appliance, tenant: Tenant) -> No
     assert sum("plane.supervisor" in line for line in appliance.processes()) == 1
 
 
+def test_workers_that_are_killed_while_the_control_plane_is_down(appliance: Appliance, tenant: Tenant) -> None:
+    """Those that replace them serve the last snapshot, keys included."""
+    tenant.publish("orphaned")
+    url = tenant.until("orphaned", "ready")["url"]
+    key = tenant.known_key(url, "orphaned")
+    appliance.kill()
+    try:
+        before = [appliance.pid_of(f"worker-{number}") for number in range(2)]
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        eventually(
+            lambda: not {appliance.pid_of(f"worker-{number}") for number in range(2)} & set(before),
+            20,
+            message="both workers were replaced",
+            ignoring=(OSError,),
+        )
+        eventually(lambda: _answers(url, key, "orphaned"), 20, ignoring=(httpx.TransportError,))
+    finally:
+        appliance.start()
+    assert not appliance.violations()
+
+
 def _failed(tenant: Tenant, port: int) -> str:
     gateways: list[dict[str, Any]] = done(tenant.client.get("gateways"))["items"]
     listeners = [listener for gateway in gateways for listener in gateway["listeners"]]
