@@ -20,10 +20,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from appliance.kernel.crashpoints import reached
-from appliance.kernel.errors import DatabaseUnavailable
+from appliance.kernel.errors import BadInput, DatabaseUnavailable
 
 BUSY_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
+_DATA_EXCEPTION, _TRANSACTION_ROLLBACK = "22", "40"
+"""Classes of SQLSTATE (PostgreSQL's manual, appendix A)."""
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
@@ -33,14 +35,20 @@ _PRAGMAS = (
 
 
 def create_engine(url: str) -> AsyncEngine:
-    """An engine whose transactions behave the same on both databases; nothing is connected yet."""
+    """An engine whose transactions behave the same on both databases; nothing is connected yet.
+
+    Its errors hide the parameters of statements: they are logged, and hold tenants' data and hashes of secrets.
+    """
     if make_url(url).get_backend_name() == "sqlite":
-        engine = create_async_engine(url, pool_size=8, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S)
+        engine = create_async_engine(
+            url, hide_parameters=True, pool_size=8, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     return create_async_engine(
         url,
+        hide_parameters=True,
         pool_size=10,
         max_overflow=5,
         pool_timeout=BUSY_TIMEOUT_S,
@@ -139,7 +147,9 @@ def wake(session: AsyncSession, *reconcilers: str) -> None:
 
 
 class _translated:  # noqa: N801 - used like a function
-    """Turn a lost or busy database into `DatabaseUnavailable`; constraint violations pass for their callers."""
+    """Turn a lost or busy database into `DatabaseUnavailable`, and a value that it cannot hold (a NUL, a number that
+    is too large) into `BadInput`; constraint violations pass for their callers.
+    """
 
     def __enter__(self) -> None:
         return None
@@ -152,3 +162,13 @@ class _translated:  # noqa: N801 - used like a function
                 raise DatabaseUnavailable("the database does not answer; try again", cause=str(error)) from error
             case DBAPIError() if error.connection_invalidated:
                 raise DatabaseUnavailable("the database went away; try again", cause=str(error)) from error
+            case DBAPIError() if _sqlstate_class(error) == _TRANSACTION_ROLLBACK:
+                raise DatabaseUnavailable("two changes met; try again", cause=str(error)) from error
+            case DBAPIError() if _sqlstate_class(error) == _DATA_EXCEPTION:
+                raise BadInput("a value cannot be stored: a NUL character, or a number that is too large") from error
+            case OverflowError():  # SQLite's driver, of a number beyond 64 bits
+                raise BadInput("a number is too large to be stored") from error
+
+
+def _sqlstate_class(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")[:2]

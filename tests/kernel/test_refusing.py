@@ -1,0 +1,69 @@
+"""What a database cannot hold is the caller's error; what it gives up by itself may be tried again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from appliance.kernel.clock import ManualClock
+from appliance.kernel.db import Database
+from appliance.kernel.errors import BadInput, DatabaseUnavailable
+from appliance.kernel.tables import LeaseRow
+
+
+def lease(name: str, **values: object) -> LeaseRow:
+    return LeaseRow(name=name, holder="secret", taken_at=ManualClock().now(), **{"epoch": 1, **values})
+
+
+async def add(database: Database, row: LeaseRow) -> None:
+    async with database.write() as session:
+        session.add(row)
+
+
+async def test_a_number_that_is_too_large_is_bad_input(database: Database) -> None:
+    with pytest.raises(BadInput):
+        await add(database, lease("a", epoch=10**30))
+
+
+async def test_a_nul_is_bad_input_where_it_cannot_be_stored(database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        await add(database, lease("a\0b"))
+        return
+    with pytest.raises(BadInput):
+        await add(database, lease("a\0b"))
+
+
+async def test_an_error_does_not_tell_the_values(database: Database) -> None:
+    await add(database, lease("a"))
+    with pytest.raises(IntegrityError) as caught:
+        await add(database, lease("a"))
+    assert "INSERT" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+async def test_of_two_that_wait_for_each_other_one_may_try_again(database: Database) -> None:
+    await add(database, lease("a"))
+    await add(database, lease("b"))
+    has_first = [asyncio.Event(), asyncio.Event()]
+    if database.engine.dialect.name == "sqlite":
+        has_first[1].set()  # one writer: they never meet
+
+    async def raise_both(turn: int, *names: str) -> str:
+        try:
+            async with database.write() as session:
+                for name in names:
+                    raised = update(LeaseRow).where(LeaseRow.name == name).values(epoch=LeaseRow.epoch + 1)
+                    await session.execute(raised)
+                    has_first[turn].set()
+                    await has_first[1 - turn].wait()
+        except DatabaseUnavailable:
+            return "again"
+        return "done"
+
+    outcomes = sorted(await asyncio.gather(raise_both(0, "a", "b"), raise_both(1, "b", "a")))
+    async with database.read() as session:
+        epochs = (await session.scalars(select(LeaseRow.epoch))).all()
+    assert (outcomes, epochs) in ((["again", "done"], [2, 2]), (["done", "done"], [3, 3]))
