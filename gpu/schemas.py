@@ -12,7 +12,7 @@ from gpu.states import DeviceState, NodeState, Vendor
 ObjectName = Annotated[
     str,
     Meta(
-        pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+        pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)",
         description="1 to 63 lower-case letters, digits and hyphens, no hyphen at either end",
     ),
 ]

@@ -12,11 +12,11 @@ from appliance.runtimes.spec import Mode
 Reference = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9][a-z0-9._/:-]{0,254}:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?$",
+        pattern=r"^[a-z0-9][a-z0-9._/:-]{0,254}:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}(@sha256:[0-9a-f]{64})?$(?!\n)",
         description="repository:tag, or repository:tag@sha256:... to pin the content",
     ),
 ]
-EngineVersion = Annotated[str, Meta(pattern="^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+EngineVersion = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$(?!\n)")]
 
 
 class SettingView(Struct, frozen=True, omit_defaults=True):

@@ -8,10 +8,11 @@ from typing import Protocol
 
 import msgspec
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.operations import allocate_listener
-from appliance.kernel.errors import NameTaken
+from appliance.kernel.errors import ApplianceError, Conflict, NameTaken
 from appliance.kernel.ids import new_id
 from appliance.runtimes import arguments, capability
 from appliance.runtimes.catalog import Catalog, RuntimeSpec
@@ -75,10 +76,9 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     await _check_name(work, tenant_id, request.name)
     await _count(work.session, tenant_id, request.replicas, choice.flavor.devices)
     service = _service_row(work, tenant_id, request)
-    work.session.add(service)
-    await work.session.flush()
-    deployment = _deployment_row(service, request, model, choice)
-    work.session.add(deployment)
+    await _insert(work.session, service, NameTaken(f"the tenant has a service {request.name!r}; choose another name"))
+    gone = Conflict("the model version, the flavor or the pool was deleted just now; look and choose again")
+    await _insert(work.session, _deployment_row(service, request, model, choice), gone)
     listener = await allocate_listener(work, request.gateway, service.id, request.port)
     work.record(
         "service.created",
@@ -115,6 +115,15 @@ async def _check_name(work: Work, tenant_id: str, name: str) -> None:
     if state is not None:
         gone = "; the old one is still being deleted" if state == ServiceState.deleting else ""
         raise NameTaken(f"the tenant has a service {name!r}{gone}; choose another name")
+
+
+async def _insert(session: AsyncSession, row: ServiceRow | DeploymentRow, overtaken: ApplianceError) -> None:
+    """Add the row; `overtaken` where another transaction has changed what was checked before."""
+    session.add(row)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise overtaken from error
 
 
 async def _count(session: AsyncSession, tenant_id: str, replicas: int, devices: int) -> None:

@@ -8,9 +8,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-ServiceName = Annotated[str, Meta(pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", description="unique in its tenant")]
+ServiceName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="unique in its tenant")
+]
 Replicas = Annotated[int, Meta(ge=0, le=128)]
-ServedModel = Annotated[str, Meta(min_length=1, max_length=128, description="default: the service's name")]
+ServedModel = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$(?!\n)", description="default: the service's name")
+]
+"""What requests call the model; a word of the engine's command line too, so it never looks like an option."""
 Description = Annotated[str, Meta(max_length=1000)]
 
 
@@ -45,9 +50,7 @@ class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     pool: str | None = None
     gateway: str | None = None
     port: Annotated[int, Meta(ge=1, le=65535)] | None = None
-    served_model: (
-        Annotated[str, Meta(min_length=1, max_length=128, description="default: the service's name")] | None
-    ) = None
+    served_model: ServedModel | None = None
     description: Description = ""
     args: list[str] = []
     env: dict[str, str] = {}
