@@ -11,7 +11,7 @@ import msgspec
 
 from appliance.app.root import main
 from appliance.cli.errors import CommandFailed
-from appliance.kernel.errors import Misconfigured
+from appliance.kernel.errors import ApplianceError, Misconfigured
 from appliance.kernel.settings import load
 
 
@@ -29,5 +29,6 @@ def run(config: Path | None, *, check: bool) -> None:
         return
     try:
         sys.exit(main(settings))
-    except Misconfigured as error:
-        raise CommandFailed(error.detail) from error
+    except ApplianceError as error:
+        cause = error.context.get("cause")  # who starts the appliance may see what callers may not
+        raise CommandFailed(f"{error.detail} ({cause})" if cause else error.detail) from error

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.support import postgres
-from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.appliance import Appliance, Tenant, done, prepared, running
 from tests.support.crashing import steady_traffic
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Process, ProcessTable
@@ -119,3 +119,11 @@ def test_sqlite_is_busy() -> None:
             assert tenant.client.get("services").is_success
             other.execute("ROLLBACK")
         done(tenant.client.post("keys", json={"name": "late"}))
+
+
+def test_a_database_that_is_not_there_is_told_at_the_start() -> None:
+    with prepared(APPLIANCE_DATABASE_URL="postgresql://nobody@/none?host=/nonexistent") as appliance:
+        ended = appliance.cli("run")
+    assert ended.returncode == 1
+    assert "error: the database does not answer" in ended.stderr
+    assert "Traceback" not in ended.stderr
