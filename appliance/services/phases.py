@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from typing import Any
 
 from appliance.kernel.errors import Unavailable
@@ -58,9 +59,13 @@ def parse(line: str) -> tuple[Phase, str, dict[str, Any]] | None:
         return None
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # the engine's log is not ours; a malformed line is only a line
     if not isinstance(told, dict) or told.get("phase") not in _TOLD:
         return None
     phase, message = _TOLD[told.pop("phase")]
-    return phase, message, {name: value for name, value in told.items() if isinstance(value, int | float)}
+    return (
+        phase,
+        message,
+        {name: value for name, value in told.items() if isinstance(value, int | float) and isfinite(value)},
+    )

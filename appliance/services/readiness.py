@@ -38,16 +38,16 @@ async def become_ready(machinery: Machinery, replica_id: str) -> None:
     target = await _target(machinery, replica_id)
     phases = PhaseReader(machinery, target.service_id, replica_id)
     pause = _FIRST_PAUSE_S
-    async with _engine(machinery, replica_id) as engine:
-        while not await engine.is_healthy(target.runtime.health_path):
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_PAUSE_S)
-            await phases.poll()
-        try:
-            usage = await engine.one_token(target.served_model)
-        except EngineTrouble as trouble:
-            await failing.fail(machinery, replica_id, ReplicaState.starting, f"no first token: {trouble}")
-            return
+    engine = _engine(machinery, replica_id)
+    while not await engine.is_healthy(target.runtime.health_path):
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST_PAUSE_S)
+        await phases.poll()
+    try:
+        usage = await engine.one_token(target.served_model)
+    except EngineTrouble as trouble:
+        await failing.fail(machinery, replica_id, ReplicaState.starting, f"no first token: {trouble}")
+        return
     await _let_join(machinery, replica_id, usage)
 
 
@@ -66,25 +66,24 @@ async def _let_join(machinery: Machinery, replica_id: str, usage: ProbeUsage) ->
 
 async def stay_ready(machinery: Machinery, replica_id: str) -> None:
     """Probe the replica each period for as long as it is ready."""
-    target = await _target(machinery, replica_id)
+    target, engine = await _target(machinery, replica_id), _engine(machinery, replica_id)
     generated: float | None = None
     failures = 0
     while True:
         await asyncio.sleep(machinery.timing.probe_period_s)
-        async with _engine(machinery, replica_id) as engine:
-            count = await engine.generated_tokens(target.runtime.metrics_path, target.runtime.metrics.generation_tokens)
-            if count is not None and generated is not None and count > generated:
-                generated, failures = count, 0
-                continue
-            try:
-                usage = await engine.one_token(target.served_model)
-            except EngineTrouble as trouble:
-                failures += 1
-                if failures >= _FAILED_PROBES:
-                    reason = f"the engine hangs: {trouble}"
-                    await failing.fail(machinery, replica_id, ReplicaState.ready, reason)
-                    return
-                continue
+        count = await engine.generated_tokens(target.runtime.metrics_path, target.runtime.metrics.generation_tokens)
+        if count is not None and generated is not None and count > generated:
+            generated, failures = count, 0
+            continue
+        try:
+            usage = await engine.one_token(target.served_model)
+        except EngineTrouble as trouble:
+            failures += 1
+            if failures >= _FAILED_PROBES:
+                reason = f"the engine hangs: {trouble}"
+                await failing.fail(machinery, replica_id, ReplicaState.ready, reason)
+                return
+            continue
         generated, failures = (count or 0) + usage.completion_tokens, 0
         async with machinery.guarded.write() as session:
             _count(await _still_ready(session, replica_id), usage)
