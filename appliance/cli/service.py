@@ -34,6 +34,7 @@ def service() -> None: ...
 @click.option("--model", required=True, help="name or id of the model")
 @click.option("--model-version", help="branch or tag [default: the model's default version]")
 @click.option("--runtime", help="transformers, vllm, ... [default: the best that can serve the model]")
+@click.option("--image", help="a registered image of the runtime [default: the runtime's own]")
 @click.option("--replicas", type=int, default=1, show_default=True, help="how many engines serve it")
 @click.option("--flavor", help="what one replica gets [default: the smallest]")
 @click.option("--pool", help="where replicas are placed")

@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
-from appliance.kernel.errors import NameTaken, NotFound
+from appliance.kernel.errors import BadInput, NameTaken, NotFound
 from appliance.kernel.ids import new_id
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.runtimes.catalog import Catalog
@@ -40,6 +40,24 @@ async def image_row(session: AsyncSession, reference: str) -> ImageRow:
     if row is None:
         raise NotFound(f"there is no registered image {reference!r}")
     return row
+
+
+async def choose_image(session: AsyncSession, runtime: RuntimeSpec, launcher: str, wanted: str | None) -> str | None:
+    """The reference that a new deployment runs: its runtime's own image, or a registered one by id or reference.
+
+    None with a launcher that runs no images. Raises `NotFound`, `BadInput` for an image that cannot be had so.
+    """
+    if launcher != DOCKER:
+        if wanted is not None:
+            raise BadInput(f"this appliance starts engines by {launcher!r}, which runs no images; leave `image` out")
+        return None
+    if wanted is None or wanted == runtime.default_image:
+        return runtime.default_image
+    query = select(ImageRow.reference).where(ImageRow.runtime == runtime.name)
+    reference = await session.scalar(query.where((ImageRow.id == wanted) | (ImageRow.reference == wanted)))
+    if reference is None:
+        raise NotFound(f"no image {wanted!r} is registered for the {runtime.name} runtime; list the images")
+    return reference
 
 
 async def register_image(session: AsyncSession, clock: Clock, catalog: Catalog, new: ImageRegister) -> ImageRow:

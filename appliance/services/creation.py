@@ -16,6 +16,7 @@ from appliance.kernel.errors import ApplianceError, Conflict, NameTaken
 from appliance.kernel.ids import new_id
 from appliance.runtimes import arguments, capability
 from appliance.runtimes.catalog import Catalog, RuntimeSpec
+from appliance.runtimes.images import choose_image
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
 from appliance.services.events import note
 from appliance.services.schemas import CreateService
@@ -102,11 +103,8 @@ async def _choose(session: AsyncSession, publishing: Publishing, request: Create
     runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
     arguments.check_args(runtime, request.args)
     arguments.check_env(runtime, request.env)
-    return Choice(runtime, flavor, await choose_pool(session, request.pool), _image(publishing, runtime))
-
-
-def _image(publishing: Publishing, runtime: RuntimeSpec) -> str | None:
-    return runtime.default_image if publishing.launcher == "docker" else None
+    image = await choose_image(session, runtime, publishing.launcher, request.image)
+    return Choice(runtime, flavor, await choose_pool(session, request.pool), image)
 
 
 async def _check_name(work: Work, tenant_id: str, name: str) -> None:

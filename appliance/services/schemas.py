@@ -45,6 +45,7 @@ class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     model: Annotated[str, Meta(description="name or id of a model")]
     model_version: Annotated[str, Meta(description="branch or tag")] | None = None
     runtime: str | None = None
+    image: Annotated[str, Meta(description="a registered image of the runtime, by reference or id")] | None = None
     replicas: Replicas = 1
     flavor: str | None = None
     pool: str | None = None
