@@ -69,7 +69,11 @@ async def _run(settings: Settings, home: Home) -> int:
 
 
 class ControlPlane:
-    """One running control plane; `start` once, then `stop` once, which also undoes a start that failed half-way."""
+    """One running control plane; `start` once, then `stop` once, which also undoes a start that failed half-way.
+
+    Engines and gateway that another control plane left running are stopped only by one that has started: a database
+    that is down for a moment must not end anybody's traffic.
+    """
 
     def __init__(self, settings: Settings, home: Home) -> None:
         self._settings, self._home = settings, home
@@ -86,6 +90,7 @@ class ControlPlane:
         self._serving: Serving | None = None
         self._scheduler: AsyncIOScheduler | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._has_started = False
 
     async def start(self) -> None:
         """Return when the ports answer; the demo, where asked for, goes on in the background."""
@@ -108,6 +113,7 @@ class ControlPlane:
         self._serving = Serving(sites)
         await self._serving.start()
         self._start_reconcilers(built)
+        self._has_started = True
         admin, tenant, metrics = (site.port for site in sites)
         write_atomic(self._home.path / "run" / "admin.url", f"https://{_LOOPBACK}:{admin}\n".encode())
         banner.show_started(self._settings, self._tls, admin=admin, tenant=tenant, metrics=metrics)
@@ -119,21 +125,24 @@ class ControlPlane:
 
     async def stop(self) -> None:
         """Stop ticking, reconciling, the gateway, the engines, serving; in this order."""
-        banner.show_stopping(self._settings)
+        if self._has_started:
+            banner.show_stopping(self._settings)
         if self._scheduler is not None:
             self._scheduler.shutdown(wait=False)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._built is not None:
-            await self._stop_built(self._built)
-        if self._serving is not None:
-            await self._serving.stop()
-        for sock in self._sockets:
-            sock.close()
-        self._passwords.close()
-        await self._database.close()
-        log.info("control.stopped")
+        try:
+            if self._built is not None:
+                await self._stop_built(self._built)
+        finally:
+            if self._serving is not None:
+                await self._serving.stop()
+            for sock in self._sockets:
+                sock.close()
+            self._passwords.close()
+            await self._database.close()
+            log.info("control.stopped")
 
     def _sites(self, built: Built) -> list[Site]:
         apps: list[Any] = [
@@ -152,13 +161,15 @@ class ControlPlane:
 
     async def _stop_built(self, built: Built) -> None:
         await built.services.close()
-        if self._settings.on_stop == "stop-all":
-            await built.keeper.stop(self._settings.gateway.drain_s + _SUPERVISOR_MARGIN_S)
-            try:
-                stopped = await stop_all(built.machinery)
-                log.info("engines.stopped", count=stopped)
-            except ApplianceError as error:
-                log.warning("engines.left_running", reason=error.detail)
-            await built.ingest.reconcile()
+        if self._has_started and self._settings.on_stop == "stop-all":
+            await self._stop_traffic(built)
         await built.store_keeper.close()
         await built.launcher.close()
+
+    async def _stop_traffic(self, built: Built) -> None:
+        await built.keeper.stop(self._settings.gateway.drain_s + _SUPERVISOR_MARGIN_S)
+        try:
+            log.info("engines.stopped", count=await stop_all(built.machinery))
+            await built.ingest.reconcile()
+        except ApplianceError as error:
+            log.warning("stop.incomplete", reason=error.detail)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import msgspec
+from sqlalchemy import make_url
 
 from appliance.app.root import main
 from appliance.cli.errors import CommandFailed
@@ -17,7 +18,7 @@ from appliance.kernel.settings import load
 
 @click.command()
 @click.option("--config", type=click.Path(path_type=Path), help="a settings file [env: APPLIANCE_CONFIG]")
-@click.option("--check", is_flag=True, help="read the settings, print them, and end")
+@click.option("--check", is_flag=True, help="read the settings, print them without secrets, and end")
 def run(config: Path | None, *, check: bool) -> None:
     """Start the control plane in the foreground; Ctrl-C stops everything in order."""
     try:
@@ -25,7 +26,9 @@ def run(config: Path | None, *, check: bool) -> None:
     except Misconfigured as error:
         raise CommandFailed(error.detail) from error
     if check:
-        click.echo(msgspec.json.format(msgspec.json.encode(settings)).decode())
+        url = make_url(settings.database_url).render_as_string(hide_password=True)
+        shown = msgspec.structs.replace(settings, database_url=url)
+        click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
         return
     try:
         sys.exit(main(settings))
