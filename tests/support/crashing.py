@@ -25,8 +25,18 @@ CONVERGES_S: Final = 30.0
 """From the restart, besides the engine's own loading, which the light engine hardly has."""
 _OFTEN: Final = 3
 """Of a point that is reached many times in one life, so many are tried."""
-_BACKGROUND: Final = ("@inventory", "@usage-ingest", "@activity", "@audit-seal", "@gateway-process", "@model-store")
-"""Reconcilers that have nothing to do with a service's life; each of their points is tried once."""
+_BACKGROUND: Final = (
+    "@activity",
+    "@audit-seal",
+    "@gateway-process",
+    "@housekeeping",
+    "@inventory",
+    "@model-store",
+    "@usage-ingest",
+)
+"""Reconcilers that have nothing to do with a service's life; each of their points is tried once, at the start if it is
+reached there.
+"""
 
 
 class Moment(StrEnum):
@@ -125,7 +135,8 @@ class Crasher:
         found = self._traced(Moment.start)
         self._trace.unlink(missing_ok=True)
         self._life().continue_()
-        return sorted({*found, *self._traced(Moment.life)})
+        of_start = {point.name for point in found if point.name.endswith(_BACKGROUND)}
+        return sorted([*found, *(point for point in self._traced(Moment.life) if point.name not in of_start)])
 
     def die_at(self, points: Sequence[Point]) -> bool:
         """Live one life and die at these points, one after the other; whether all were reached.
