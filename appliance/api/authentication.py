@@ -13,6 +13,7 @@ from appliance.kernel import crypto
 from appliance.kernel.errors import Forbidden, Unauthenticated
 from tenants.actors import Actor, ActorKind
 from tenants.authentication import authenticate_key, authenticate_login
+from tenants.scope import NOWHERE
 
 COOKIE = "__Host-appliance"
 TENANT_HEADER = "Appliance-Tenant"
@@ -25,7 +26,7 @@ async def authenticate(session: AsyncSession, context: Context, request: Request
     request_id = request.scope["state"].get("request_id")
     opt = request.route_handler.opt
     if "public" in opt:
-        return Actor(ActorKind.system, "anonymous", "anonymous", None, frozenset(), request_id)
+        return Actor(ActorKind.system, "anonymous", "anonymous", NOWHERE.tenant_id, frozenset(), request_id)
     chosen = request.headers.get(TENANT_HEADER)
     platform = context.port is Port.admin
     sightings = context.parts.tenancy.sightings

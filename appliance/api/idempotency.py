@@ -56,7 +56,7 @@ async def once(
 
 async def _digest(request: Request[Any, Any, Any]) -> str:
     body = await request.body()
-    return hashlib.sha256(b"\0".join((request.method.encode(), request.url.path.encode(), body))).hexdigest()
+    return hashlib.sha256(b"\0".join((request.method.encode(), request.scope["path"].encode(), body))).hexdigest()
 
 
 async def _claim(work: Work, scope: str, key: str, digest: str) -> bool:

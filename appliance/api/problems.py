@@ -101,7 +101,7 @@ def _field(extra: dict[str, Any]) -> FieldError:
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """Errors that the framework itself finds: an unknown path, a wrong method, a body that is not JSON."""
     if error.status_code == NotFound.status:
-        return on_appliance_error(request, NotFound(f"there is nothing at {request.url.path}"))
+        return on_appliance_error(request, NotFound(f"there is nothing at {request.scope['path']}"))
     if error.status_code == BadInput.status:
         return on_appliance_error(request, BadInput(error.detail))
     problem = Problem(
@@ -124,7 +124,7 @@ def on_group(request: Request[Any, Any, Any], error: ExceptionGroup[Exception]) 
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
-    log.error("request.crashed", path=request.url.path, exc_info=error)
+    log.error("request.crashed", path=request.scope["path"], exc_info=error)
     return render(
         ApplianceError("an unexpected error; the log has it under the request id"),
         request.scope.get("state", {}).get("request_id"),

@@ -38,4 +38,4 @@ async def open_work(request: Request[Any, Any, Any]) -> AsyncIterator[Work]:
         bind(actor=actor.name, tenant=actor.tenant_id)
         yield Work(session, actor, context.clock)
         if not reads and "unaudited" not in request.route_handler.opt and not audit.is_recorded(session):
-            raise AuditMissing(path=request.url.path)
+            raise AuditMissing(path=request.scope["path"])
