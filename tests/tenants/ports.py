@@ -39,6 +39,7 @@ def context(port: Port, desk: LoginDesk) -> Context:
         models=elsewhere,
         port_rules=elsewhere,
         flavor_blockers=elsewhere,
+        pool_blockers=elsewhere,
         public_host="appliance.test",
         read_log=elsewhere,
         tenancy=provisions,
