@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.tables import GatewayRow, ListenerRow
@@ -59,11 +59,12 @@ async def deployments_of(session: AsyncSession, service_ids: Sequence[str]) -> S
 
 
 async def replicas_of(session: AsyncSession, service_ids: Sequence[str]) -> Sequence[ReplicaRow]:
-    """Live replicas, and the newest that ended."""
-    query = select(ReplicaRow).where(ReplicaRow.service_id.in_(service_ids)).order_by(ReplicaRow.id.desc())
-    rows = (await session.scalars(query)).all()
-    ended = [row.id for row in rows if row.ended_at is not None][:_ENDED_SHOWN]
-    return [row for row in rows if row.ended_at is None or row.id in ended]
+    """Live replicas, and the newest that ended of each service; newest first."""
+    is_live = ReplicaRow.ended_at.is_(None)
+    place = func.row_number().over(partition_by=(ReplicaRow.service_id, is_live), order_by=ReplicaRow.id.desc())
+    mine = select(ReplicaRow.id, place.label("place")).where(ReplicaRow.service_id.in_(service_ids)).subquery()
+    query = select(ReplicaRow).join(mine, mine.c.id == ReplicaRow.id).where(is_live | (mine.c.place <= _ENDED_SHOWN))
+    return (await session.scalars(query.order_by(ReplicaRow.id.desc()))).all()
 
 
 async def listeners_of(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, tuple[ListenerRow, GatewayRow]]:
