@@ -102,7 +102,7 @@ def build(
         inventory,
         SealReconciler(database, clock, lease),
         ActivityReconciler(database, clock, lease, sightings),
-        Housekeeping(guarded, clock),
+        Housekeeping(guarded, clock, home.path / "logs" / "replicas"),
     ]
     activations = Activations(reconcilers, clock)
     parts = Parts(
