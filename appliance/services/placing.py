@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import select, update
@@ -27,23 +27,20 @@ from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
 
 
-async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> None:
-    """Try to place these replicas, oldest first, each in a transaction of its own.
+async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> bool:
+    """Try to place these replicas, oldest first, each in a transaction of its own; whether one was tried.
 
     What still fits nowhere for the reason that was told costs no transaction that writes.
     """
     async with machinery.guarded.read() as session:
         snapshot = await leasing.snapshot(session)
-        answers: dict[str, _Place | str] = {}
-        for deployment_id in {replica.deployment_id for replica in waiting}:
-            deployment = await session.get_one(DeploymentRow, deployment_id)
-            answers[deployment_id] = await _seek(session, machinery.catalog, deployment, snapshot)
-    for replica in sorted(waiting, key=lambda replica: replica.id):
-        if answers[replica.deployment_id] == replica.reason:
-            continue
-        with contained(replica=replica.id):
+        answers = await _seek(session, machinery.catalog, {row.deployment_id for row in waiting}, snapshot)
+    hopeful = [row.id for row in waiting if answers[row.deployment_id] != row.reason]
+    for replica_id in sorted(hopeful):
+        with contained(replica=replica_id):
             async with machinery.guarded.write() as session:
-                await _place_one(machinery, session, replica.id)
+                await _place_one(machinery, session, replica_id)
+    return bool(hopeful)
 
 
 class _Place(NamedTuple):
@@ -52,23 +49,34 @@ class _Place(NamedTuple):
 
 
 async def _seek(
-    session: AsyncSession, catalog: Catalog, deployment: DeploymentRow, snapshot: ComputeSnapshot
-) -> _Place | str:
-    """Where a replica of the deployment fits, or the sentence that says why it fits nowhere."""
-    try:
-        request = await _request(session, catalog, deployment, snapshot)
-    except NotFound as missing:
-        return missing.detail  # the runtime, which this release or configuration no longer has
-    plan = place(snapshot, request)
-    return plan.sentence if isinstance(plan, Rejection) else _Place(request, plan)
+    session: AsyncSession, catalog: Catalog, deployment_ids: Collection[str], snapshot: ComputeSnapshot
+) -> dict[str, _Place | str]:
+    """By deployment: where a replica fits, or the sentence that says why it fits nowhere."""
+    query = (
+        select(DeploymentRow, FlavorRow, ModelVersionRow.details)
+        .join(FlavorRow, FlavorRow.id == DeploymentRow.flavor_id)
+        .join(ModelVersionRow, ModelVersionRow.id == DeploymentRow.model_version_id)
+        .where(DeploymentRow.id.in_(deployment_ids))
+    )
+    answers: dict[str, _Place | str] = {}
+    for deployment, flavor, details in await session.execute(query):
+        try:
+            request = _request(catalog, deployment, flavor, int((details or {}).get("weight_bytes", 0)), snapshot)
+        except NotFound as missing:
+            answers[deployment.id] = missing.detail  # the runtime, which the appliance no longer has
+            continue
+        plan = place(snapshot, request)
+        answers[deployment.id] = plan.sentence if isinstance(plan, Rejection) else _Place(request, plan)
+    return answers
 
 
 async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: str) -> None:
     replica = await session.get(ReplicaRow, replica_id)
     if replica is None or replica.state != ReplicaState.pending:
         return
-    deployment = await session.get_one(DeploymentRow, replica.deployment_id)
-    found = await _seek(session, machinery.catalog, deployment, await leasing.snapshot(session))
+    snapshot = await leasing.snapshot(session)
+    answers = await _seek(session, machinery.catalog, {replica.deployment_id}, snapshot)
+    found = answers[replica.deployment_id]
     if isinstance(found, str):
         await _explain(machinery, session, replica, found)
         return
@@ -92,26 +100,19 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica_id)
 
 
-async def _request(
-    session: AsyncSession, catalog: Catalog, deployment: DeploymentRow, snapshot: ComputeSnapshot
+def _request(
+    catalog: Catalog, deployment: DeploymentRow, flavor: FlavorRow, weight_bytes: int, snapshot: ComputeSnapshot
 ) -> PlacementRequest:
-    flavor = (await session.scalars(select(FlavorRow).where(FlavorRow.id == deployment.flavor_id))).one()
     runtime = catalog.get(deployment.runtime)
-    vendors = tuple(v for v in runtime.vendors if flavor.device_vendor in (None, v))
     return PlacementRequest(
         pool_id=deployment.pool_id,
-        vendors=vendors,
+        vendors=tuple(vendor for vendor in runtime.vendors if flavor.device_vendor in (None, vendor)),
         devices=flavor.devices,
         excluded_models=excluded_models(runtime, ((device.vendor, device.model) for device in snapshot.devices)),
-        device_memory_bytes=device_memory(await _weight_bytes(session, deployment), flavor.devices),
+        device_memory_bytes=device_memory(weight_bytes, flavor.devices),
         cpus=flavor.cpus,
         memory_bytes=flavor.memory_bytes,
     )
-
-
-async def _weight_bytes(session: AsyncSession, deployment: DeploymentRow) -> int:
-    query = select(ModelVersionRow.details).where(ModelVersionRow.id == deployment.model_version_id)
-    return int((await session.scalar(query) or {}).get("weight_bytes", 0))
 
 
 async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, sentence: str) -> None:

@@ -62,8 +62,7 @@ class ServiceReconciler:
         changes = await self._converge(world)
         world = await self._load() if changes else world
         waiting = [row for row in world.replicas.values() if row.state == ReplicaState.pending]
-        if waiting:
-            await placing.place_waiting(self._machinery, waiting)
+        if waiting and await placing.place_waiting(self._machinery, waiting):
             world = await self._load()
         for row in world.replicas.values():
             self._jobs.ensure(row.id, ReplicaState(row.state))
