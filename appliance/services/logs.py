@@ -1,4 +1,4 @@
-"""The logs of replicas: read from the launcher while it knows the replica, then from the kept files; in the end removed."""
+"""The logs of replicas: read from the launcher while it knows the replica, then from the kept files; then removed."""
 
 from __future__ import annotations
 
