@@ -14,9 +14,9 @@ from typing import Final
 
 from appliance.app.banner import say
 from appliance.app.build import Built
-from appliance.app.children import run_child
 from appliance.app.demo_objects import MEMBER, RUNTIME, SERVICE, DemoFailed, DemoObjects
 from appliance.app.home import Home
+from appliance.kernel.children import run_child
 from appliance.kernel.errors import ApplianceError
 from appliance.kernel.ids import TenantId
 from appliance.kernel.logging import get_logger

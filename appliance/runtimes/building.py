@@ -12,12 +12,12 @@ import os
 import re
 import shutil
 import sys
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from appliance.kernel.children import ChildFailed, run_child
 from appliance.kernel.files import write_atomic
 from appliance.runtimes.environments import STAMP, folder_of, is_ready, needs_environment, python
 from appliance.runtimes.errors import EnvironmentFailed, RuntimeNotStartable
@@ -26,7 +26,6 @@ from appliance.runtimes.spec import RuntimeSpec
 Progress = Callable[[str], None]
 """Takes one line for a person."""
 
-_LAST_LINES: Final = 15
 _LOCK_POLL_S: Final = 0.2
 _PIP_OPTIONS: Final = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
 _HIDDEN: Final = ("PYTHONHOME", "PYTHONPATH", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "VIRTUAL_ENV")
@@ -69,38 +68,23 @@ async def _build(spec: RuntimeSpec, folder: Path, progress: Progress) -> None:
 
 
 async def _run(spec: RuntimeSpec, command: Sequence[str], progress: Progress) -> None:
-    environ = {name: value for name, value in os.environ.items() if name not in _HIDDEN}
-    child = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=spec.folder,
-        env=environ,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        limit=1 << 20,
-    )
-    last: deque[str] = deque(maxlen=_LAST_LINES)
+    def tell(line: str) -> None:
+        if told := _told(line):
+            progress(f"{spec.name}: {told}")
+
     try:
-        async for line in _lines(child):
-            last.append(line)
-            if told := _told(line):
-                progress(f"{spec.name}: {told}")
-        code = await child.wait()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if code != 0:
+        await run_child(command, cwd=spec.folder, environ=_environ(), on_line=tell)
+    except ChildFailed as failure:
         raise EnvironmentFailed(
-            f"the environment of the {spec.name} runtime could not be built: `{' '.join(command)}` ended with status "
-            f"{code}:\n" + "\n".join(last)
-        )
+            f"the environment of the {spec.name} runtime could not be built: {failure.detail}"
+        ) from failure
 
 
-async def _lines(child: asyncio.subprocess.Process) -> AsyncIterator[str]:
-    assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-    async for line in child.stdout:
-        yield line.decode(errors="replace").rstrip()
+def _environ() -> dict[str, str]:
+    """Ours without what would lead pip astray, and without settings: a package that builds runs code of others."""
+    return {
+        name: value for name, value in os.environ.items() if name not in _HIDDEN and not name.startswith("APPLIANCE_")
+    }
 
 
 def _told(line: str) -> str | None:

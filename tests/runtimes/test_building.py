@@ -62,6 +62,23 @@ async def test_an_environment_is_built_once(installing: RuntimeSpec, tmp_path: P
     assert told
 
 
+async def test_packages_that_build_see_no_settings(
+    installing: RuntimeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package's build runs whatever its author wrote, and the address of the database may hold a password."""
+    monkeypatch.setenv("APPLIANCE_DATABASE_URL", "postgresql://appliance:confidential@db/appliance")
+    source = tmp_path / "wheels" / "source"
+    source.mkdir()
+    backend = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (source / "pyproject.toml").write_text(backend)
+    (source / "backend.py").write_text("import os; raise SystemExit(f'code ran with {dict(os.environ)}')")
+    (installing.folder / "requirements.txt").write_text(f"--no-index\n{source}\n")
+    with pytest.raises(EnvironmentFailed) as failure:
+        await ensure(installing, tmp_path / "environments")
+    assert "code ran with" in failure.value.detail
+    assert "confidential" not in failure.value.detail
+
+
 async def test_other_requirements_are_another_environment(installing: RuntimeSpec, tmp_path: Path) -> None:
     before = folder_of(installing, tmp_path)
     (installing.folder / "requirements.txt").write_text("lightweight==2.0\n")

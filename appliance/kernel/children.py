@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from appliance.kernel.errors import ApplianceError
 
-_LAST_LINES = 15
+_LAST_LINES: Final = 15
+_LONGEST_LINE: Final = 1 << 20
 
 
 class ChildFailed(ApplianceError):
@@ -30,6 +32,7 @@ async def run_child(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
+        limit=_LONGEST_LINE,
     )
     assert process.stdout is not None  # noqa: S101 - asked for above
     lines: list[str] = []
@@ -44,4 +47,4 @@ async def run_child(
             os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     if code:
-        raise ChildFailed(f"{Path(argv[0]).name} ended with status {code}:\n" + "\n".join(lines))
+        raise ChildFailed(f"`{' '.join(argv)}` ended with status {code}:\n" + "\n".join(lines))
