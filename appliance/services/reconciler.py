@@ -8,10 +8,11 @@ whose row is read later was at least intended when it was observed, so nothing t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
+from sqlalchemy import select
 
 from appliance.kernel.errors import Unavailable
 from appliance.kernel.logging import get_logger
@@ -57,7 +58,7 @@ class ServiceReconciler:
         orphans = 0
         if observed is not None:
             await self._note_deaths(world, observed, observed_at)
-            orphans = self._remove_orphans(world, observed)
+            orphans = await self._remove_orphans(world, observed, observed_at)
         await self._note_overdue(world)
         changes = await self._converge(world)
         world = await self._load() if changes else world
@@ -119,8 +120,10 @@ class ServiceReconciler:
             log.warning("replica.failed", replica=row.id, service=row.service_id, reason=reason)
             row.state, row.deadline_at = ReplicaState.stopping.value, None
 
-    def _remove_orphans(self, world: World, observed: Mapping[str, ObservedReplica]) -> int:
-        orphans = [replica_id for replica_id in observed if replica_id not in world.replicas]
+    async def _remove_orphans(
+        self, world: World, observed: Mapping[str, ObservedReplica], observed_at: datetime
+    ) -> int:
+        orphans = await self._unowned([id_ for id_ in observed if id_ not in world.replicas], observed_at)
         busy = {task.get_name() for task in self._orphans}
         for replica_id in orphans:
             if replica_id in busy:
@@ -130,6 +133,15 @@ class ServiceReconciler:
             self._orphans.add(task)
             task.add_done_callback(self._orphans.discard)
         return len(orphans)
+
+    async def _unowned(self, replica_ids: Sequence[str], observed_at: datetime) -> Sequence[str]:
+        """Those that did not just end in order, after they had been observed."""
+        if not replica_ids:
+            return []
+        ended = select(ReplicaRow.id).where(ReplicaRow.id.in_(replica_ids), ReplicaRow.ended_at >= observed_at)
+        async with self._machinery.guarded.read() as session:
+            in_order = set((await session.scalars(ended)).all())
+        return [replica_id for replica_id in replica_ids if replica_id not in in_order]
 
     async def _remove_orphan(self, replica_id: str) -> None:
         try:

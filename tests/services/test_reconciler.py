@@ -197,6 +197,21 @@ async def test_what_no_row_owns_is_removed(stage: Stage) -> None:
     await eventually_async(gone)
 
 
+async def test_what_ends_while_a_round_looks_is_no_orphan(stage: Stage) -> None:
+    service_id = await stage.create()
+    await stage.until(service_id, ServiceState.ready)
+    observed_at, observed = stage.clock.now(), await stage.reconciler._observe()
+    assert observed is not None
+    await stage.scale(service_id, 0)
+    await eventually_async(lambda: _ended(stage, service_id))
+    assert await stage.reconciler._remove_orphans(await stage.reconciler._load(), observed, observed_at) == 0
+
+
+async def _ended(stage: Stage, service_id: str) -> bool:
+    await stage.round()
+    return bool(await stage.replicas(service_id, ReplicaState.stopped))
+
+
 async def test_replicas_without_a_place_wait_with_the_reason_and_are_placed_when_there_is_room(stage: Stage) -> None:
     first, second = await stage.create("first", flavor="gpu", replicas=2), await stage.create("second", flavor="gpu")
     await stage.until(first, ServiceState.ready)
