@@ -17,7 +17,6 @@ from appliance.app.build import Built
 from appliance.app.demo_objects import MEMBER, RUNTIME, SERVICE, DemoFailed, DemoObjects
 from appliance.app.home import Home
 from appliance.kernel.children import run_child
-from appliance.kernel.errors import ApplianceError
 from appliance.kernel.ids import TenantId
 from appliance.kernel.logging import get_logger
 from appliance.kernel.resources import resource
@@ -40,7 +39,7 @@ class Demo:
     async def run(self) -> None:
         try:
             await self._set_up()
-        except (ApplianceError, OSError) as error:
+        except Exception as error:  # the boundary of a background task, which nobody else would hear of
             log.exception("demo.failed")
             say(f"the demo could not be set up: {error}", "everything else runs; start again to try once more")
 
