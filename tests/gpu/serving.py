@@ -46,6 +46,9 @@ class Stage:
     async def flavor_blockers(self, _: AsyncSession, __: str) -> Sequence[str]:
         return self.users
 
+    async def pool_blockers(self, _: AsyncSession, __: str) -> Sequence[str]:
+        return self.users
+
 
 @asynccontextmanager
 async def served(database: Database, clock: ManualClock, stage: Stage, port: Port) -> AsyncIterator[httpx.AsyncClient]:
