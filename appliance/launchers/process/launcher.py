@@ -33,6 +33,7 @@ MARKER = "APPLIANCE_REPLICA"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HANDSHAKE_S = 10.0
 _LOCK_POLL_S = 0.005
+_SETTLING_PAUSE_S = 0.02
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):
@@ -82,10 +83,19 @@ class ProcessLauncher:
                     await _ended(shim, self._settings.kill_margin_s)
             finally:
                 os.close(shim)
-        observed = await asyncio.to_thread(observe, folder)
+        observed = await self._settled(folder)
         if observed is not None and observed.state is ReplicaState.RUNNING:
             raise StopIncomplete(f"Processes of replica {replica_id} were killed and are still there.")
         reached("launcher.process.stopped")
+
+    async def _settled(self, folder: ReplicaFolder) -> ObservedReplica | None:
+        """What is there once the killed are gone: a process may be seen for a moment after its kill."""
+        deadline = time.monotonic() + self._settings.kill_margin_s
+        while True:
+            observed = await asyncio.to_thread(observe, folder)
+            if observed is None or observed.state is not ReplicaState.RUNNING or time.monotonic() > deadline:
+                return observed
+            await asyncio.sleep(_SETTLING_PAUSE_S)
 
     async def remove(self, replica_id: str) -> None:
         await asyncio.to_thread(self._remove, self._folder(replica_id))
