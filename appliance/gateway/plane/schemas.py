@@ -16,6 +16,7 @@ KEY_BUCKETS: Final = 64
 SCOPE_INFERENCE: Final = "inference"
 
 LISTENERS_SHARD: Final = "listeners"
+TENANTS_SHARD: Final = "tenants"
 
 
 def key_shard(sha256_hex: str) -> str:
@@ -48,12 +49,22 @@ class TlsFiles(Struct, frozen=True):
 
 
 class Listener(Struct, frozen=True):
+    """Without a service it is shared: its requests go to the services that name `gateway_id`, by their path's first
+    segment or their body's `model`. Seconds: `head_s` for a whole head, `idle_s` between requests; bytes per second
+    that a body must come with on average once `body_grace_s` are over.
+    """
+
     id: str
     gateway_id: str
     host: str
     port: int
     service_id: str | None = None
     tls: TlsFiles | None = None
+    max_body_bytes: int = 32 * 1024 * 1024
+    head_s: float = 10.0
+    idle_s: float = 75.0
+    body_grace_s: float = 10.0
+    body_min_rate: int = 1024
 
 
 class ListenersShard(Struct, frozen=True):
@@ -61,8 +72,58 @@ class ListenersShard(Struct, frozen=True):
     workers: int = 1
 
 
+class Limits(Struct, frozen=True, omit_defaults=True):
+    """What a key, a service or a tenant may use on this node, all its workers together; None is no limit.
+
+    The minute slides: what was used in the minute before counts in proportion to what of it is still within the
+    last 60 seconds. Tokens are those of prompt and answer.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+
+Period = Literal["total", "day", "month"]
+
+
+class Budget(Struct, frozen=True, omit_defaults=True):
+    """A hard bound on tokens in each period (days and months of UTC); `id` is unique over all budgets.
+
+    `spent` is what the database had counted in the period that begins at `spent_since` (Unix seconds): a floor for
+    a node whose own count was lost.
+    """
+
+    id: str
+    tokens: int
+    period: Period = "total"
+    spent: int = 0
+    spent_since: float = 0.0
+
+
+Priority = Literal["low", "normal", "high"]
+
+
+class TenantEntry(Struct, frozen=True, omit_defaults=True):
+    """`priority` orders its waiting requests, here and in the engine; `cache_salt` keeps its prefix cache apart."""
+
+    name: str
+    limits: Limits = Limits()
+    budgets: list[Budget] = []
+    priority: Priority = "normal"
+    cache_salt: str | None = None
+
+
+class TenantsShard(Struct, frozen=True):
+    """By the tenant's id."""
+
+    tenants: dict[str, TenantEntry]
+
+
 class KeyEntry(Struct, frozen=True):
-    """`services` None: every service of the tenant. `expires_at`: Unix seconds."""
+    """`services` None: every service of the tenant; `routes` None: every route ("METHOD /path") of a service;
+    `networks`, if there are any: the only networks (CIDR) that it may be used from. `expires_at`: Unix seconds.
+    """
 
     key_id: str
     tenant_id: str
@@ -70,6 +131,10 @@ class KeyEntry(Struct, frozen=True):
     scopes: list[str] = field(default_factory=lambda: [SCOPE_INFERENCE])
     services: list[str] | None = None
     expires_at: float | None = None
+    routes: list[str] | None = None
+    networks: list[str] = []
+    limits: Limits = Limits()
+    budgets: list[Budget] = []
 
 
 class KeysShard(Struct, frozen=True):
@@ -89,12 +154,16 @@ class SamplingDefaults(Struct, frozen=True):
 
 
 class Timeouts(Struct, frozen=True):
-    """Seconds. `idle_s` is the longest silence within an answer, `total_s` bounds the whole exchange."""
+    """Seconds. `idle_s` is the longest silence within an answer, `total_s` bounds the whole exchange, `queue_s` the
+    wait for a replica with room, `wake_s` the wait for a service that sleeps.
+    """
 
     connect_s: float = 2.0
     first_byte_s: float = 600.0
     idle_s: float = 120.0
     total_s: float = 3600.0
+    queue_s: float = 30.0
+    wake_s: float = 300.0
 
 
 class Replica(Struct, frozen=True):
@@ -107,12 +176,32 @@ class Replica(Struct, frozen=True):
 
 
 class Deployment(Struct, frozen=True):
-    """`weight` is a share among the deployments that have a replica; 0 takes no traffic."""
+    """`weight` is a share among the deployments that have a replica; 0 takes only what is addressed to it by name
+    or mirrored.
+    """
 
     id: str
     name: str
     weight: float
     replicas: list[Replica]
+
+
+Affinity = Literal["none", "prefix", "key"]
+"""What requests that go to the same replica have in common: the beginning of the prompt, or the key."""
+
+
+class Mirror(Struct, frozen=True):
+    """This share of the live requests is also sent to a deployment whose answers are read and dropped."""
+
+    deployment_id: str
+    percent: float
+
+
+class Capture(Struct, frozen=True):
+    """Requests and answers are kept, of this share (0 to 1) of all requests, each up to `max_bytes`."""
+
+    share: float
+    max_bytes: int = 256 * 1024
 
 
 class ServiceShard(Struct, frozen=True):
@@ -123,7 +212,9 @@ class ServiceShard(Struct, frozen=True):
     served_model: str
     deployments: list[Deployment]
     routes: list[str]
-    """The allow-list, as "METHOD /path"; nothing else reaches an engine."""
+    """The allow-list, as "METHOD /path"; nothing else reaches an engine. A segment `{name}` stands for any one
+    segment of unreserved characters. Errors on routes under `/v2` are told as the Open Inference Protocol does.
+    """
     aliases: list[str] = []
     usage_in_every_chunk: bool = False
     """Whether the engine understands `stream_options.continuous_usage_stats`."""
@@ -133,6 +224,23 @@ class ServiceShard(Struct, frozen=True):
     cache_salt: str | None = None
     created_at: int = 0
     """Unix seconds, for the list of models."""
+    gateway_id: str | None = None
+    """Whose shared listeners lead here, too."""
+    shared_with: list[str] = []
+    """Further tenants whose keys may use the service."""
+    limits: Limits = Limits()
+    budgets: list[Budget] = []
+    affinity: Affinity = "prefix"
+    mirror: Mirror | None = None
+    capture: Capture | None = None
+    max_queued: int = 1000
+    """Requests that may wait for room, on each worker."""
+    context_tokens: int | None = None
+    """The longest prompt and answer together; what an answer without a limit of its own is taken to need."""
+    priorities: bool = False
+    """Whether the engine schedules by the request's `priority` (lower comes first)."""
+    asleep: bool = False
+    """No replica runs because nobody asked: a request wakes the service and waits."""
 
 
 # Status: workers and supervisor to control plane

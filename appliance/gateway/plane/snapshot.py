@@ -17,19 +17,25 @@ from appliance.gateway.plane.publish import MANIFEST, PREVIOUS
 from appliance.gateway.plane.schemas import (
     KEY_BUCKETS,
     LISTENERS_SHARD,
+    TENANTS_SHARD,
     KeyEntry,
     KeysShard,
     ListenersShard,
     Manifest,
     ServiceShard,
+    TenantEntry,
+    TenantsShard,
     key_shard,
 )
 
 _MANIFEST_DECODER: Final = msgspec.json.Decoder(Manifest)
-_DECODERS: Final[Mapping[str, msgspec.json.Decoder[ListenersShard | KeysShard | ServiceShard]]] = {
+Shard = ListenersShard | KeysShard | ServiceShard | TenantsShard
+
+_DECODERS: Final[Mapping[str, msgspec.json.Decoder[Shard]]] = {
     "listeners": msgspec.json.Decoder(ListenersShard),
     "keys": msgspec.json.Decoder(KeysShard),
     "service": msgspec.json.Decoder(ServiceShard),
+    TENANTS_SHARD: msgspec.json.Decoder(TenantsShard),
 }
 
 
@@ -40,6 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     listeners: ListenersShard
     services: dict[str, ServiceShard]
     key_buckets: list[dict[str, KeyEntry]]
+    tenants: dict[str, TenantEntry] = {}
 
 
 class SnapshotReader:
@@ -48,7 +55,7 @@ class SnapshotReader:
     def __init__(self, directory: Path, kinds: frozenset[str] = frozenset(_DECODERS)) -> None:
         self._directory = directory
         self._kinds = kinds
-        self._decoded: dict[str, ListenersShard | KeysShard | ServiceShard] = {}
+        self._decoded: dict[str, Shard] = {}
         """By file name; a file never changes."""
         self._seen: tuple[int, int, int] | None = None
         self.current: Snapshot | None = None
@@ -98,7 +105,7 @@ class SnapshotReader:
         self._decoded = decoded
         return snapshot
 
-    def _decode(self, shard_id: str, file: str) -> ListenersShard | KeysShard | ServiceShard:
+    def _decode(self, shard_id: str, file: str) -> Shard:
         if "/" in file or file.startswith("."):
             raise ValueError(f"shard file name {file!r}")
         content = (self._directory / file).read_bytes()
@@ -108,9 +115,10 @@ class SnapshotReader:
         return _DECODERS[shard_id.partition("-")[0]].decode(content)
 
 
-def _assemble(manifest: Manifest, decoded: Mapping[str, ListenersShard | KeysShard | ServiceShard]) -> Snapshot:
+def _assemble(manifest: Manifest, decoded: Mapping[str, Shard]) -> Snapshot:
     listeners = ListenersShard(listeners=[])
     services: dict[str, ServiceShard] = {}
+    tenants: dict[str, TenantEntry] = {}
     buckets: list[dict[str, KeyEntry]] = [{} for _ in range(KEY_BUCKETS)]
     numbers = {key_shard(f"{number:02x}"): number for number in range(KEY_BUCKETS)}
     for shard_id, file in manifest.shards.items():
@@ -121,4 +129,8 @@ def _assemble(manifest: Manifest, decoded: Mapping[str, ListenersShard | KeysSha
             buckets[numbers[shard_id]] = shard.keys
         elif isinstance(shard, ListenersShard) and shard_id == LISTENERS_SHARD:
             listeners = shard
-    return Snapshot(version=manifest.version, listeners=listeners, services=services, key_buckets=buckets)
+        elif isinstance(shard, TenantsShard):
+            tenants = shard.tenants
+    return Snapshot(
+        version=manifest.version, listeners=listeners, services=services, key_buckets=buckets, tenants=tenants
+    )

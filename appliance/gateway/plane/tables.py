@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.backends import Backends, Replica
-from appliance.gateway.plane.schemas import KEY_BUCKETS, KeyEntry, Listener, ServiceShard
+from appliance.gateway.plane.schemas import KEY_BUCKETS, KeyEntry, Listener, ServiceShard, TenantEntry
 from appliance.gateway.plane.snapshot import Snapshot
 
 _encode = msgspec.json.Encoder().encode
@@ -63,7 +63,7 @@ class ServiceTable:
 class Tables:
     """One version, whole. Replaced, never changed."""
 
-    __slots__ = ("_keys", "listeners", "services", "version")
+    __slots__ = ("_keys", "listeners", "services", "tenants", "version")
 
     def __init__(
         self,
@@ -71,11 +71,13 @@ class Tables:
         listeners: dict[str, Listener],
         services: dict[str, ServiceTable],
         keys: list[dict[str, KeyEntry]],
+        tenants: dict[str, TenantEntry],
     ) -> None:
         self.version = version
         self.listeners = listeners
         self.services = services
         self._keys = keys
+        self.tenants = tenants
 
     def key(self, sha256_hex: str) -> KeyEntry | None:
         return self._keys[int(sha256_hex[:2], 16) % KEY_BUCKETS].get(sha256_hex)
@@ -87,7 +89,7 @@ class Tables:
         return self.services.get(listener.service_id)
 
 
-EMPTY: Final = Tables(0, {}, {}, [{} for _ in range(KEY_BUCKETS)])
+EMPTY: Final = Tables(0, {}, {}, [{} for _ in range(KEY_BUCKETS)], {})
 
 
 def build(snapshot: Snapshot, before: Tables, backends: Backends) -> Tables:
@@ -106,4 +108,5 @@ def build(snapshot: Snapshot, before: Tables, backends: Backends) -> Tables:
         {listener.id: listener for listener in snapshot.listeners.listeners},
         services,
         snapshot.key_buckets,
+        snapshot.tenants,
     )
