@@ -41,9 +41,13 @@ def create_engine(url: str) -> AsyncEngine:
     """
     if make_url(url).get_backend_name() == "sqlite":
         engine = create_async_engine(
-            url, hide_parameters=True, pool_size=8, max_overflow=0, pool_timeout=BUSY_TIMEOUT_S
+            url,
+            hide_parameters=True,
+            pool_size=8,
+            max_overflow=0,
+            pool_timeout=BUSY_TIMEOUT_S,
+            connect_args={"async_creator_fn": _connect_sqlite},
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     return create_async_engine(
@@ -73,12 +77,35 @@ async def _connect_postgres(*arguments: Any, **options: Any) -> Any:
         raise DatabaseUnavailable("the database does not answer; try again", cause=cause) from error
 
 
-def _prepare_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # BEGIN is ours, see _begin_sqlite
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(pragma)
-    cursor.close()
+async def _connect_sqlite(*arguments: Any, **options: Any) -> Any:
+    """Open and prepare a connection, wholly or not at all.
+
+    Each has a thread of its own, which a cancellation half-way would leave behind: it waits until the connection is
+    open, and closes it.
+    """
+    opening = asyncio.ensure_future(_open_sqlite(*arguments, **options))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await opening.result().close()
+        raise
+
+
+async def _open_sqlite(*arguments: Any, **options: Any) -> Any:
+    import aiosqlite  # noqa: PLC0415 - on PostgreSQL nobody needs it
+
+    connecting = aiosqlite.connect(*arguments, isolation_level=None, **options)  # BEGIN is ours, see _begin_sqlite
+    connecting._thread.daemon = True  # noqa: SLF001 - as SQLAlchemy does: a process that ends does not wait for it
+    connection = await connecting
+    try:
+        for pragma in _PRAGMAS:
+            await connection.execute(pragma)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
 
 
 def _begin_sqlite(connection: Connection) -> None:

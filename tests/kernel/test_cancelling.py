@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-import pytest
 from sqlalchemy import text
 
 from appliance.kernel.db import Database
@@ -14,8 +13,6 @@ STEPS: Final = 60
 """More steps of the event loop than a write has."""
 
 
-# A connection to SQLite that is cancelled while it opens leaves its thread to find the test's event loop closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_cancelled_writer_ends(database: Database) -> None:
     async def write_for_ever() -> None:
         while True:
