@@ -84,7 +84,7 @@ class Acceptor:
         try:
             certificates = Certificates(listener.tls) if listener.tls is not None else None
             server = await self._context.loop.create_server(
-                connection_factory(self._context, listener.id),
+                connection_factory(self._context, listener),
                 sock=given.dup(),
                 ssl=certificates.context if certificates is not None else None,
                 backlog=BACKLOG,
@@ -134,7 +134,7 @@ class Acceptor:
 
     async def _accept_queued(self, accepting: _Accepting) -> None:
         """Connections that the kernel has completed would be reset with the socket."""
-        factory = connection_factory(self._context, accepting.listener.id)
+        factory = connection_factory(self._context, accepting.listener)
         tls = accepting.certificates.context if accepting.certificates is not None else None
         while True:
             try:

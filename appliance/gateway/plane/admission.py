@@ -34,8 +34,8 @@ def request_id_of(head: RequestHead, context: Context) -> bytes:
     return context.ids.next().encode()
 
 
-def admit(head: RequestHead, listener_id: str, request_id: bytes, context: Context) -> Request | OwnAnswer:
-    """`Refusal` when neither is due."""
+def admit(head: RequestHead, listener_id: str, request_id: bytes, context: Context, peer: str) -> Request | OwnAnswer:
+    """`Refusal` when neither is due. `peer`: the client's IP address."""
     if (head.method, head.path) in PUBLIC:
         return _ALIVE
     tables = context.tables
@@ -56,4 +56,5 @@ def admit(head: RequestHead, listener_id: str, request_id: bytes, context: Conte
         request_id=request_id,
         at=time.time(),
         started=context.now(),
+        peer=peer,
     )

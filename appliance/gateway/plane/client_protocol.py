@@ -1,10 +1,13 @@
 """HTTP/1.1 from clients: one connection, its requests one after another.
 
-    head -> (body) -> busy -> head ...      or -> linger -> closed
+    head -> (body) -> busy -> head ...      or -> ending
 
 Pipelined requests wait in the buffer (bounded; then reading stops) and are answered in order. While the client does
-not read, nothing more is taken from the engine, nor is a further request begun: memory stays bounded. A client that
-closes, even in one direction, has left: its request is cut.
+not read, nothing more is taken from the engine, nor is a further request begun: memory stays bounded.
+
+A client that ends its sending direction has left, and its request is cut. HTTP/1.1 would allow it to wait for its
+answer (RFC 9112, 9.6 says only how a server ends); but a vanished client looks the same, tokens are dear, and nginx
+and Envoy in front of an engine decide alike.
 """
 
 from __future__ import annotations
@@ -17,22 +20,17 @@ from typing import Final
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admission import OwnAnswer, admit, request_id_of
 from appliance.gateway.plane.body import BodyReader
+from appliance.gateway.plane.connection import CLOSE_S, Connection
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.defaults import prepare
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
 from appliance.gateway.plane.request import Request
+from appliance.gateway.plane.schemas import Listener
 
-IDLE_S: Final = 75.0
-HEAD_S: Final = 10.0
-LINGER_S: Final = 2.0
-"""How long what a refused client still sends is read and dropped, so that it gets to read its answer."""
-CLOSE_S: Final = 10.0
-"""How long the last bytes of an answer may take to be read by the client."""
 MAX_PIPELINED: Final = 64 * 1024
 MAX_DISCARD: Final = 256 * 1024
-WRITE_HIGH: Final = 64 * 1024
 
 
 class State(Enum):
@@ -41,81 +39,65 @@ class State(Enum):
     DISCARD = auto()
     """The rest of a refused request's body is dropped; the connection is used again."""
     BUSY = auto()
-    LINGER = auto()
-    """Everything is dropped; the connection ends soon."""
 
 
-class ClientConnection(asyncio.Protocol):
-    __slots__ = (
-        "_body",
-        "_buffer",
-        "_context",
-        "_exchange",
-        "_listener_id",
-        "_processing",
-        "_reading_paused",
-        "_request",
-        "_state",
-        "_transport",
-        "_write_paused",
-        "deadline",
-    )
+class ClientConnection(Connection):
+    """Its listener's bounds are those of the moment it was accepted."""
 
-    def __init__(self, context: Context, listener_id: str) -> None:
-        self._context = context
-        self._listener_id = listener_id
-        self._transport: asyncio.Transport | None = None
+    __slots__ = ("_body", "_buffer", "_exchange", "_head_begun", "_listener", "_processing", "_request", "_state")
+
+    def __init__(self, context: Context, listener: Listener) -> None:
+        super().__init__(context, listener.idle_s)
+        self._listener = listener
         self._buffer = b""
         self._state = State.HEAD
+        self._head_begun = False
+        """Whether a part of the next head has come: its own deadline runs."""
         self._request: Request | None = None
         self._body: BodyReader | None = None
         self._exchange: Exchange | None = None
         self._processing = False
-        self._reading_paused = False
-        self._write_paused = False
-        self.deadline = context.now() + IDLE_S
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment] # a stream's transport has both directions
-        transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined] # as above
+        super().connection_made(transport)
         self._context.connections.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it came about
-        self._transport = None
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self._context.disconnected(self)
-        self._state = State.LINGER
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self._writing_paused = True
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self._writing_paused = False
         if self._exchange is not None:
             self._exchange.resume()
         else:
             self._process()
 
     def eof_received(self) -> None:
-        """The client has left, as it does not write any more (what nginx takes it for, too)."""
+        """The client has left; what is written is still sent."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._state is State.LINGER:
+        if self._ending:
+            self.drop(data)
             return
         self._buffer = self._buffer + data if self._buffer else data
         if self._state is State.BUSY:
             if len(self._buffer) > MAX_PIPELINED:
-                self._pause_reading()
+                self.pause_reading()
             return
         self._process()
 
@@ -127,27 +109,23 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:
             self.deadline = now + CLOSE_S  # unless the exchange says otherwise
             self._exchange.on_deadline()
-        elif self._write_paused or self._state is State.LINGER:
+        elif self._writing_paused or self._ending:
             self.abort()
         elif self._state is State.HEAD and not self._buffer:
-            self._close()
+            self.close()
         else:
             self._refuse_framing(Refusal(408, "request_timeout", "The request did not arrive in time.", close=True))
 
     def drain(self) -> None:
         """Close as soon as no answer is owed."""
         if self._state is State.HEAD and not self._buffer:
-            self._close()
+            self.close()
 
     def shut_down(self) -> None:
         """The time for draining is over: end with an error where an answer is owed."""
         if self._exchange is not None:
             self._exchange.on_shutdown()
-        self._close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self.close()
 
     # Requests
 
@@ -159,22 +137,21 @@ class ClientConnection(asyncio.Protocol):
             return
         self._processing = True
         try:
-            while self._transport is not None and not self._write_paused and self._step():
+            while not self._ending and not self._writing_paused and self._step():
                 pass
         except Refusal as refusal:
             self._refuse_framing(refusal)
         finally:
             self._processing = False
-        if self._state is not State.BUSY and len(self._buffer) <= MAX_PIPELINED:
-            self._resume_reading()
+        if self._reading_paused and self._state is not State.BUSY and len(self._buffer) <= MAX_PIPELINED:
+            self.resume_reading()
 
     def _step(self) -> bool:
         """One step of the state machine; False when it needs more bytes or an event."""
-        if self._state is State.HEAD:
+        state = self._state
+        if state is State.HEAD:
             return bool(self._buffer) and self._take_head()
-        if self._state in (State.BODY, State.DISCARD):
-            return self._take_body()
-        return False
+        return state is not State.BUSY and self._take_body()
 
     def _take_head(self) -> bool:
         buffer = self._buffer
@@ -183,12 +160,14 @@ class ClientConnection(asyncio.Protocol):
         end = buffer.find(END)
         if end < 0:
             check_incomplete(buffer)
-            # The whole head has one deadline, however slowly its bytes drip.
-            self.deadline = min(self.deadline, self._context.now() + HEAD_S)
+            if not self._head_begun:  # the whole head has one deadline, however slowly its bytes drip
+                self._head_begun = True
+                self.deadline = self._context.now() + self._listener.head_s
             return False
         head = parse_request(buffer[: end + 4])
+        self._head_begun = False
         self._buffer = buffer[end + 4 :]
-        self.deadline = self._context.now() + IDLE_S
+        self.deadline = self._context.now() + self._listener.idle_s
         self._begin(head)
         return self._state is not State.BUSY
 
@@ -196,9 +175,9 @@ class ClientConnection(asyncio.Protocol):
         """Route and admit by the head alone: a body is read only of a request that may be made."""
         request_id = request_id_of(head, self._context)
         try:
-            admitted = admit(head, self._listener_id, request_id, self._context)
+            admitted = admit(head, self._listener.id, request_id, self._context, self.peer)
             if isinstance(admitted, Request) and head.has_body:
-                limit = admitted.service.shard.max_body_bytes
+                limit = min(self._listener.max_body_bytes, admitted.service.shard.max_body_bytes)
                 self._body = BodyReader(head, limit, started=self._context.now())
         except Refusal as refusal:
             self._refuse(refusal, head, request_id, unread=head.has_body)
@@ -223,7 +202,7 @@ class ClientConnection(asyncio.Protocol):
             return False
         self._body = None
         request, self._request = self._request, None
-        self.deadline = self._context.now() + IDLE_S
+        self.deadline = self._context.now() + self._listener.idle_s
         if request is None:  # it was refused before; its body is over now
             self._state = State.HEAD
             return True
@@ -246,26 +225,24 @@ class ClientConnection(asyncio.Protocol):
 
     # Answers
 
-    def write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
     def answered(self, *, keep_alive: bool) -> None:
         """The exchange is over and its answer is written."""
         self._exchange = None
         if not keep_alive:
-            self._close()
+            self.close()
             return
-        self._state = State.HEAD
-        self.deadline = self._context.now() + IDLE_S
-        self._process()
+        self._next()
 
     def refuse(self, refusal: Refusal, request: Request) -> None:
         """The exchange is over and nothing of an answer was written."""
         self._exchange = None
-        self._state = State.HEAD
-        self.deadline = self._context.now() + IDLE_S
         self._refuse(refusal, request.head, request.request_id)
+        if not self._ending:
+            self._next()
+
+    def _next(self) -> None:
+        self._state = State.HEAD
+        self.deadline = self._context.now() + self._listener.idle_s
         self._process()
 
     def _answer(
@@ -295,7 +272,7 @@ class ClientConnection(asyncio.Protocol):
         )
         self.write(answer if head.method == b"HEAD" else answer + body)
         if not keep_alive:
-            self._linger()
+            self._end()
 
     def _refuse(self, refusal: Refusal, head: RequestHead, request_id: bytes, *, unread: bool = False) -> None:
         self._context.metrics.refused(refusal.code)
@@ -320,7 +297,7 @@ class ClientConnection(asyncio.Protocol):
             refusal.status, date, request_id, answers.JSON, len(body), keep_alive=False, extra=refusal.headers
         )
         self.write(head + body)
-        self._linger()
+        self._end()
 
     def _discard(self, head: RequestHead) -> bool:
         """Read and drop a refused request's body, if it is short and sure to come; whether it is."""
@@ -330,45 +307,12 @@ class ClientConnection(asyncio.Protocol):
         self._state = State.DISCARD
         return True
 
-    # The end
-
-    def _linger(self) -> None:
-        """Send what is written, then end; until the client ends too, drop what it sends (closing at once could
-        destroy the answer on its way).
-        """
-        self._state = State.LINGER
+    def _end(self) -> None:
         self._buffer = b""
         self._body = None
         self._request = None
-        self.deadline = self._context.now() + LINGER_S
-        if self._transport is None:
-            return
-        self._resume_reading()
-        if self._transport.is_closing():
-            return
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._close()
-
-    def _close(self) -> None:
-        self._state = State.LINGER
-        self._buffer = b""
-        self.deadline = self._context.now() + CLOSE_S
-        if self._transport is not None:
-            self._transport.close()
-
-    def _pause_reading(self) -> None:
-        # The loop refuses to change a transport whose handle is closed but whose loss it has not told yet.
-        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def _resume_reading(self) -> None:
-        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
-            self._reading_paused = False
-            self._transport.resume_reading()
+        self.linger()
 
 
-def connection_factory(context: Context, listener_id: str) -> Callable[[], ClientConnection]:
-    return lambda: ClientConnection(context, listener_id)
+def connection_factory(context: Context, listener: Listener) -> Callable[[], ClientConnection]:
+    return lambda: ClientConnection(context, listener)

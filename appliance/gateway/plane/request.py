@@ -14,7 +14,9 @@ _TRACE_STATE = re.compile(rb"[ -~]{1,512}")
 
 
 class Request:
-    """`at` is Unix seconds, `started` the same moment on the loop's clock: when the head was complete."""
+    """`at` is Unix seconds, `started` the same moment on the loop's clock: when the head was complete. `peer` is the
+    client's IP address.
+    """
 
     __slots__ = (
         "at",
@@ -24,6 +26,7 @@ class Request:
         "head",
         "keep_alive",
         "key",
+        "peer",
         "prepared",
         "request_id",
         "route",
@@ -41,6 +44,7 @@ class Request:
         request_id: bytes,
         at: float,
         started: float,
+        peer: str,
     ) -> None:
         self.head = head
         self.service = service
@@ -49,6 +53,7 @@ class Request:
         self.request_id = request_id
         self.at = at
         self.started = started
+        self.peer = peer
         self.keep_alive = head.keep_alive
         self.complete_at = started
         """When the body was complete, on the loop's clock."""

@@ -110,7 +110,7 @@ class SocketSet:
             bound
             for listener_id, bound in self._bound.items()
             if worker.index in bound.sockets
-            and (listener_id not in worker.told or worker.told[listener_id].tls != bound.listener.tls)
+            and (listener_id not in worker.told or worker.told[listener_id] != bound.listener)
         ]
         for at in range(0, len(missing), control.BATCH):
             batch = missing[at : at + control.BATCH]

@@ -148,7 +148,7 @@ class Worker:
         context.status.beat()
         context.status.set_connections(len(context.connections))
         context.date.tick()
-        for connection in list(context.connections):
+        for connection in [each for each in context.connections if each.deadline <= now]:
             connection.check_deadline(now)
         for replica in context.backends:
             while replica.idle and now - replica.idle[0].idle_since > IDLE_S:
