@@ -67,9 +67,22 @@ class Listener(Struct, frozen=True):
     body_min_rate: int = 1024
 
 
+class NodeSettings(Struct, frozen=True):
+    """Of all workers of the node; bytes. `spool_bytes` bounds the usage that waits for the control plane (older usage
+    is then summed up, and refused when that does not help), `capture_bytes` the captures that wait, `access_log_bytes`
+    the access log before it is rotated.
+    """
+
+    access_log: bool = True
+    spool_bytes: int = 1024 * 1024 * 1024
+    capture_bytes: int = 1024 * 1024 * 1024
+    access_log_bytes: int = 256 * 1024 * 1024
+
+
 class ListenersShard(Struct, frozen=True):
     listeners: list[Listener]
     workers: int = 1
+    settings: NodeSettings = NodeSettings()
 
 
 class Limits(Struct, frozen=True, omit_defaults=True):
@@ -287,6 +300,9 @@ class UsageRecord(Struct, frozen=True, tag="usage", omit_defaults=True):
 
     `prompt_tokens` and `completion_tokens` are the engine's own counts, unless `estimated`. `tail_tokens` is an
     upper bound of what the engine may have generated beyond them when the answer was cut.
+
+    `tenant_id` is the key's. `inter_token_count` tokens came after the first piece of a stream, `inter_token_ms`
+    after it in all: their quotient is the mean time between tokens.
     """
 
     record_id: str
@@ -312,3 +328,90 @@ class UsageRecord(Struct, frozen=True, tag="usage", omit_defaults=True):
     queue_ms: float = 0.0
     ttft_ms: float | None = None
     duration_ms: float = 0.0
+    inter_token_count: int = 0
+    inter_token_ms: float = 0.0
+
+
+class UsageRollup(Struct, frozen=True, tag="rollup", omit_defaults=True):
+    """The sums of many usage records, which it stands for: of one tenant, key, service and model within `span_s`
+    seconds from `at` (Unix seconds). `requests` counts them, `failed` those with a status of 400 or more, `cut`
+    those without a status, `estimated` those whose tokens the engine did not tell.
+    """
+
+    record_id: str
+    at: float
+    span_s: int
+    tenant_id: str
+    key_id: str
+    service_id: str
+    model: str
+    requests: int
+    failed: int = 0
+    cut: int = 0
+    estimated: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    tail_tokens: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    duration_ms: float = 0.0
+    queue_ms: float = 0.0
+
+
+class Durations(Struct, frozen=True, omit_defaults=True):
+    """A mergeable histogram: how many durations fell into each bucket (`plane/histograms.py` says which durations
+    bucket n holds), and their sum. Equal buckets of any two are added to merge them.
+    """
+
+    buckets: dict[int, int] = {}
+    sum_s: float = 0.0
+
+
+class LatencyRecord(Struct, frozen=True, tag="latency", omit_defaults=True):
+    """How fast one deployment was, for the requests that ended within `span_s` seconds from `at` (Unix seconds), as
+    one worker saw it; records of several workers and times are merged. `tenant_id` owns the service. `failed` are
+    requests with a status of 400 or more or without one. `first_token` and `inter_token` are of streams.
+    """
+
+    record_id: str
+    at: float
+    span_s: int
+    tenant_id: str
+    service_id: str
+    deployment_id: str
+    requests: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    duration: Durations = Durations()
+    queue: Durations = Durations()
+    first_token: Durations = Durations()
+    inter_token: Durations = Durations()
+
+
+class CaptureRecord(Struct, frozen=True, tag="capture", omit_defaults=True):
+    """A request and its answer. `record_id` is its usage record's. `tenant_id` is the key's, the service's owner may
+    be another. `request` and `answer` are JSON texts (a stream as the one answer that it amounts to); one that was
+    cut off at the service's bound is not whole, and is then marked so. `is_cut`: the answer did not come to its end.
+    """
+
+    record_id: str
+    request_id: str
+    at: float
+    tenant_id: str
+    key_id: str
+    service_id: str
+    deployment_id: str
+    route: str
+    model: str
+    status: int
+    outcome: Outcome
+    request: str
+    answer: str
+    stream: bool = False
+    is_cut: bool = False
+    request_is_short: bool = False
+    answer_is_short: bool = False
+
+
+SpoolRecord = UsageRecord | UsageRollup | LatencyRecord
