@@ -17,6 +17,8 @@ class TenantRow(Base):
     name: Mapped[Name] = mapped_column(unique=True)
     display_name: Mapped[Name]
     state: Mapped[Name]
+    limits: Mapped[Json]
+    priority: Mapped[str] = mapped_column(String(16), default="normal", server_default="normal")
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[Instant]
 
@@ -62,7 +64,10 @@ class LoginRow(Base):
 
 
 class ApiKeyRow(Base):
-    """An API key; `tenant_id` is None for a key of the platform. The secret itself is never stored."""
+    """An API key; `tenant_id` is None for a key of the platform. The secret itself is never stored.
+
+    `version` grows with each change that the gateway must hear of, the revocation included.
+    """
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -84,6 +89,10 @@ class ApiKeyRow(Base):
     secret_sha256: Mapped[Sha256] = mapped_column(unique=True)
     scopes: Mapped[Json]
     services: Mapped[Json]
+    routes: Mapped[Json]
+    networks: Mapped[Json]
+    limits: Mapped[Json]
+    version: Mapped[int] = mapped_column(default=1, server_default="1")
     created_by: Mapped[Name]
     created_at: Mapped[Instant]
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime())

@@ -8,6 +8,7 @@ import appliance.models.tables
 import appliance.runtimes.tables
 import appliance.services.tables
 import gpu.tables
+import tenants.budget_tables
 import tenants.tables
 import tenants.usage_tables
 from appliance.kernel.tables import Base

@@ -9,7 +9,7 @@ allocates or releases its listener in the same transaction.
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, ForeignKey, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from appliance.kernel.tables import Base, Id, Instant, Name
@@ -42,13 +42,22 @@ class GatewayRow(Base):
 
 
 class ListenerRow(Base):
-    """One port of a gateway. Without a service it is shared: its requests are told apart by their path."""
+    """One port of a gateway. Without a service it is the gateway's shared one, of which there is at most one: its
+    requests are told apart by their path or the model they name.
+    """
 
     __tablename__ = "listeners"
     __table_args__ = (
         UniqueConstraint("node", "port"),
         UniqueConstraint("service_id"),
         CheckConstraint("service_id IS NULL OR tenant_id IS NOT NULL", name="service_has_tenant"),
+        Index(
+            "uq_listeners_shared",
+            "gateway_id",
+            unique=True,
+            postgresql_where=text("service_id IS NULL"),
+            sqlite_where=text("service_id IS NULL"),
+        ),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)

@@ -11,7 +11,12 @@ from appliance.kernel.tables import Base, Id, Instant, Json, Name, Text, UtcDate
 
 
 class ServiceRow(Base):
-    """The stable name and URL. `state` and `reason` are observed and written by the reconciler alone."""
+    """The stable name and URL. `state` and `reason` are observed and written by the reconciler alone.
+
+    `gateway_id` is set where the service has no port of its own, only a path on that gateway's shared listener.
+    `version` grows with everything that the gateway must hear of, changes of its deployments and shares included;
+    which replicas serve is read beside it.
+    """
 
     __tablename__ = "services"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -26,10 +31,25 @@ class ServiceRow(Base):
     reason: Mapped[Text]
     defaults: Mapped[Json]
     timeouts: Mapped[Json]
+    limits: Mapped[Json]
+    queue: Mapped[Json]
+    capture: Mapped[Json]
+    affinity: Mapped[str | None] = mapped_column(String(16))
+    gateway_id: Mapped[str | None] = mapped_column(String(24), ForeignKey("gateways.id"), index=True)
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[Instant]
     updated_at: Mapped[Instant]
     state_since: Mapped[Instant]
+
+
+class ServiceShareRow(Base):
+    """A further tenant whose keys may use the service."""
+
+    __tablename__ = "service_shares"
+
+    service_id: Mapped[Id] = mapped_column(ForeignKey("services.id", ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[Id] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True, index=True)
+    created_at: Mapped[Instant]
 
 
 class DeploymentRow(Base):

@@ -1,0 +1,209 @@
+"""A database of each release before comes to this one's schema with all that is in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from appliance.app.migrating import config, revisions, upgrade
+from appliance.app.schema import metadata
+from appliance.kernel.db import create_engine
+from tests.support import postgres
+
+NOW: Final = "2026-01-02 03:04:05+00:00"
+FIRST: Final[dict[str, dict[str, Any]]] = {
+    "tenants": {"id": "ten_1", "name": "acme", "display_name": "Acme", "state": "active", "version": 3},
+    "gateways": {
+        "id": "gwy_1",
+        "name": "default",
+        "host": "127.0.0.1",
+        "node": "node-1",
+        "first_port": 9000,
+        "port_count": 16,
+        "state": "open",
+        "version": 1,
+    },
+    "services": {
+        "id": "svc_1",
+        "tenant_id": "ten_1",
+        "name": "chat",
+        "description": "",
+        "served_model": "chat",
+        "desired": "running",
+        "state": "ready",
+        "reason": "",
+        "version": 1,
+        "updated_at": NOW,
+        "state_since": NOW,
+    },
+    "listeners": {
+        "id": "lsn_1",
+        "gateway_id": "gwy_1",
+        "node": "node-1",
+        "port": 9000,
+        "tenant_id": "ten_1",
+        "service_id": "svc_1",
+    },
+    "api_keys": {
+        "id": "key_1",
+        "tenant_id": "ten_1",
+        "name": "laptop",
+        "prefix": "ak_1",
+        "secret_sha256": "0" * 64,
+        "scopes": '["inference"]',
+        "services": "[]",
+        "created_by": "usr_1",
+    },
+}
+"""What revision 0001 can hold, table by table, in an order that references permit."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            yield f"sqlite+aiosqlite:///{tmp_path}/empty.sqlite"
+        else:
+            yield stack.enter_context(postgres.database(request.getfixturevalue("postgres_server")))
+
+
+@pytest.fixture
+async def engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(empty_url)
+    yield engine
+    await engine.dispose()
+
+
+async def _move(engine: AsyncEngine, revision: str) -> None:
+    def move(connection: Connection) -> None:
+        alembic = config()
+        alembic.attributes["connection"] = connection
+        (command.downgrade if revision < "0002" and _has_budgets(connection) else command.upgrade)(alembic, revision)
+
+    async with engine.execution_options(writes=True).begin() as connection:
+        await connection.run_sync(move)
+
+
+def _has_budgets(connection: Connection) -> bool:
+    return connection.dialect.has_table(connection, "budgets")
+
+
+async def _fill(engine: AsyncEngine, **changes: Any) -> None:
+    """Write as revision 0001's release does, naming its columns alone; `changes` are by column."""
+    async with engine.begin() as connection:
+        for table, columns in FIRST.items():
+            row = columns | {"created_at": NOW} | {name: value for name, value in changes.items() if name in columns}
+            if changes:
+                row |= {
+                    name: f"{value[:-1]}2" for name, value in row.items() if name in ("id", "name", "secret_sha256")
+                }
+            names = ", ".join(row)
+            values = ", ".join(_literal(value) for value in row.values())
+            await connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"))
+
+
+def _literal(value: object) -> str:
+    return str(value) if isinstance(value, int) else f"'{value}'"
+
+
+async def _rows(engine: AsyncEngine, query: str) -> list[tuple[Any, ...]]:
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(text(query))]
+
+
+async def test_the_migrations_make_the_tables_that_the_code_names(empty_url: str, engine: AsyncEngine):
+    await upgrade(empty_url)
+
+    def differences(connection: Connection) -> list[Any]:
+        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: str, engine: AsyncEngine):
+    await _move(engine, "0001")
+    await _fill(engine)
+    await upgrade(empty_url)
+    await upgrade(empty_url)
+    assert await _rows(engine, "SELECT version_num FROM alembic_version") == [(revisions()[-1],)]
+    assert await _rows(engine, "SELECT id, version, limits, priority FROM tenants") == [("ten_1", 3, None, "normal")]
+    assert await _rows(engine, "SELECT id, version, routes, networks, limits FROM api_keys") == [
+        ("key_1", 1, None, None, None)
+    ]
+    assert await _rows(engine, "SELECT id, affinity, gateway_id FROM services") == [("svc_1", None, None)]
+    assert await _rows(engine, "SELECT id, service_id FROM listeners") == [("lsn_1", "svc_1")]
+    await _fill(engine, first_port=9100, port=9100, tenant_id="ten_2", gateway_id="gwy_2", service_id="svc_2")
+    assert await _rows(engine, "SELECT version FROM api_keys WHERE id = 'key_2'") == [(1,)]
+
+
+async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngine):
+    await _move(engine, "0001")
+    await _fill(engine)
+    await upgrade(empty_url)
+    shared = (
+        "INSERT INTO listeners (id, gateway_id, node, port, created_at) "
+        "VALUES ('lsn_{0}', 'gwy_1', 'node-1', {0}, '{1}')"
+    )
+    budget = (
+        "INSERT INTO budgets (id, tenant_id, kind, subject_id, subject_name, period, tokens, spent, period_start, "
+        "version, created_by, created_at) VALUES ('bdg_{0}', 'ten_1', '{1}', 'key_1', 'laptop', '{2}', {3}, 0, '{4}', "
+        "1, 'usr_1', '{4}')"
+    )
+    await _write(engine, shared.format(9001, NOW))
+    await _write(engine, budget.format(1, "key", "day", 10, NOW))
+    for refused in (
+        shared.format(9002, NOW),
+        budget.format(2, "key", "day", 10, NOW),
+        budget.format(2, "pool", "month", 10, NOW),
+        budget.format(2, "key", "year", 10, NOW),
+        budget.format(2, "key", "month", -1, NOW),
+        "UPDATE services SET gateway_id = 'gwy_9'",
+    ):
+        with pytest.raises(IntegrityError):
+            await _write(engine, refused)
+    await _write(engine, "UPDATE services SET gateway_id = 'gwy_1'")
+
+
+async def _write(engine: AsyncEngine, statement: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+
+
+async def test_a_way_back_loses_no_row_of_the_release_before(empty_url: str, engine: AsyncEngine):
+    await _move(engine, "0001")
+    await _fill(engine)
+    await upgrade(empty_url)
+    await _move(engine, "0001")
+    for table, columns in FIRST.items():
+        assert await _rows(engine, f"SELECT id FROM {table}") == [(columns["id"],)]
+    await upgrade(empty_url)
+
+
+@pytest.mark.postgres
+async def test_a_lock_that_is_not_had_fails_the_upgrade(postgres_server: str):
+    """Rather than queue every request behind it: the upgrade gives up, and nothing of it stays."""
+    with postgres.database(postgres_server) as url:
+        engine = create_engine(url)
+        try:
+            await _move(engine, "0001")
+            async with engine.connect() as holder:
+                await holder.execute(text("LOCK TABLE tenants IN ACCESS SHARE MODE"))
+                with pytest.raises(DBAPIError, match="lock timeout"):
+                    await asyncio.wait_for(upgrade(url), 20)
+                await holder.rollback()
+            assert await _rows(engine, "SELECT version_num FROM alembic_version") == [("0001",)]
+            await upgrade(url)
+        finally:
+            await engine.dispose()
