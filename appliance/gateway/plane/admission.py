@@ -6,7 +6,7 @@ Everything but the public paths needs a key, so that what is not for everybody i
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admit import authenticate
@@ -14,8 +14,13 @@ from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.identifiers import well_formed
+from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.route import PUBLIC, engine_route, own_answer
+from appliance.gateway.plane.schemas import TenantEntry
+
+UNKNOWN_TENANT: Final = TenantEntry("")
+"""Of a snapshot that was written before it told of tenants."""
 
 
 class OwnAnswer(NamedTuple):
@@ -34,7 +39,9 @@ def request_id_of(head: RequestHead, context: Context) -> bytes:
     return context.ids.next().encode()
 
 
-def admit(head: RequestHead, listener_id: str, request_id: bytes, context: Context, peer: str) -> Request | OwnAnswer:
+def admit(
+    head: RequestHead, listener_id: str, request_id: bytes, context: Context, peer: str = ""
+) -> Request | OwnAnswer:
     """`Refusal` when neither is due. `peer`: the client's IP address."""
     if (head.method, head.path) in PUBLIC:
         return _ALIVE
@@ -51,7 +58,7 @@ def admit(head: RequestHead, listener_id: str, request_id: bytes, context: Conte
     return Request(
         head=head,
         service=service,
-        key=key,
+        principal=Principal(key, tables.tenants.get(key.tenant_id, UNKNOWN_TENANT)),
         route=engine_route(head, service),
         request_id=request_id,
         at=time.time(),

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
-from appliance.gateway.plane.schemas import KeyEntry
+from appliance.gateway.plane.principal import Principal
+from appliance.gateway.plane.schemas import KeyEntry, TenantEntry
 from appliance.gateway.plane.tables import ServiceTable
 
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_STATE = re.compile(rb"[ -~]{1,512}")
 
 
+class Grant(Protocol):
+    """What the request holds of limits and budgets."""
+
+    def settle(self, prompt_tokens: int, completion_tokens: int) -> None: ...
+
+
 class Request:
     """`at` is Unix seconds, `started` the same moment on the loop's clock: when the head was complete. `peer` is the
-    client's IP address.
+    client's IP address, `tenant` the key's tenant (whose limits, priority and salt count, whoever owns the service),
+    `addressed` the deployment that the client asks for by name.
     """
 
     __slots__ = (
+        "addressed",
+        "answer_headers",
         "at",
         "bytes_in",
         "chunked_answer",
         "complete_at",
+        "grant",
         "head",
         "keep_alive",
         "key",
@@ -32,6 +44,7 @@ class Request:
         "route",
         "service",
         "started",
+        "tenant",
     )
 
     def __init__(
@@ -39,21 +52,27 @@ class Request:
         *,
         head: RequestHead,
         service: ServiceTable,
-        key: KeyEntry,
+        principal: Principal,
         route: str,
         request_id: bytes,
         at: float,
         started: float,
-        peer: str,
+        peer: str = "",
     ) -> None:
         self.head = head
         self.service = service
-        self.key = key
+        self.key: KeyEntry = principal.key
+        self.tenant: TenantEntry = principal.tenant
         self.route = route
         self.request_id = request_id
         self.at = at
         self.started = started
         self.peer = peer
+        fields = head.fields
+        self.addressed = fields.get(b"x-appliance-deployment") or fields.get(b"azureml-model-deployment")
+        self.grant: Grant | None = None
+        self.answer_headers = b""
+        """Whole lines that go into the answer's head, whether it is the engine's or a refusal."""
         self.keep_alive = head.keep_alive
         self.complete_at = started
         """When the body was complete, on the loop's clock."""
