@@ -73,7 +73,7 @@ class Demo:
             await self._train(python)
 
     async def _train(self, python: Path) -> None:
-        say("training the demo model (once, about a minute on two cores) ...")
+        say("training the demo model (once, one to two minutes on two cores) ...")
         environ = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         await run_child(
             [str(python), "train.py", "--out", str(self._model_folder)],
