@@ -169,7 +169,7 @@ def test_what_a_dead_worker_left_is_recovered_as_it_was(home: Path) -> None:
     assert None not in (begun, ended, done, streaming)
     table.end(ended, encode_record(record(1, completion_tokens=5)))  # type: ignore[arg-type]
     table.free(done)  # type: ignore[arg-type]
-    table.update(streaming, Progress(9, 100, 1, 5000, now, now + 1, now + 2))  # type: ignore[arg-type]
+    table.update(streaming, *Progress(9, 100, 1, 5000, now, now + 1, now + 2))  # type: ignore[arg-type]
 
     assert recover(home, 0, LOG) == 3
     found = {each.record_id: each for each in recovered(home)}
@@ -209,7 +209,9 @@ def test_longest_identity_and_record_fit(tmp_path: Path) -> None:
     table = SlotTable(tmp_path / SLOTS)
     slot = table.claim(identity(0, **long, **texts, bytes_in=2**40, token_limit=2**31), 1.0)
     assert slot is not None
-    numbers = dict.fromkeys(("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out"), 2**40)
+    numbers = dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out", "inter_token_count"), 2**40
+    )
     table.end(slot, encode_record(record(0, **long, **texts, **numbers, estimated=True, ttft_ms=1.5, duration_ms=1e9)))
 
 

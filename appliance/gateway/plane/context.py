@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from appliance.gateway.plane import tables
+from appliance.gateway.plane import debug, tables
 from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.identifiers import RequestIds
@@ -48,25 +49,20 @@ class Context:
         self.draining = False
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""
-        self.metrics = Metrics(
-            worker,
-            {
-                "appliance_gateway_connections": lambda: len(self.connections),
-                "appliance_gateway_requests_in_flight": lambda: self.backends.in_flight,
-                "appliance_gateway_snapshot_version": lambda: self.tables.version,
-                "appliance_gateway_spool_pending_records": lambda: self.spool.pending,
-            },
-        )
+        self.metrics = Metrics(worker, lambda: debug.gauges(self), self.ids.next)
+        self.started = loop.time()
+        self.told: dict[str, Callable[[], object]] = {}
+        """What further parts of the worker tell in `/debug/state`, by name."""
 
     def disconnected(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)
         if self.draining and not self.connections:
             self.emptied.set()
 
-    def record(self, record: UsageRecord, slot: int | None) -> None:
-        """Keep a request's final record: in its slot until the spool has it."""
+    def record(self, record: UsageRecord, slot: int | None, owner: str) -> None:
+        """Keep a request's final record: in its slot until the spool has it. `owner`: the service's tenant."""
         payload = encode_record(record)
         if slot is not None:
             self.slots.end(slot, payload)
         self.spool.append(payload, slot)
-        self.metrics.observe(record)
+        self.metrics.observe(record, owner)

@@ -10,6 +10,7 @@ from typing import Final
 from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.meter import usage_record
+from appliance.gateway.plane.metrics import DeploymentMetrics
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas import Outcome
 from appliance.gateway.plane.slots import Progress, RequestIdentity
@@ -24,15 +25,21 @@ class Ledger:
     __slots__ = (
         "_context",
         "_first",
+        "_first_tokens",
+        "_first_tokens_at",
         "_identity",
         "_last",
         "_request",
         "_sent_at",
         "_settled",
         "_slot",
+        "_stream",
+        "_tokens",
+        "_tokens_at",
         "attempt",
         "bytes_out",
         "counter",
+        "queued_ms",
         "replica",
         "unique",
     )
@@ -43,6 +50,9 @@ class Ledger:
         self._identity: RequestIdentity | None = None
         self._slot: int | None = None
         self._sent_at = self._first = self._last = 0.0
+        self._tokens = self._first_tokens = 0
+        self._tokens_at = self._first_tokens_at = 0.0
+        self._stream: DeploymentMetrics | None = None
         self._settled = False
         self.unique = context.ids.next()
         self.attempt = 0
@@ -50,6 +60,8 @@ class Ledger:
         self.counter = Counter()
         self.bytes_out = 0
         """Of the answer's body, without framing."""
+        self.queued_ms = 0.0
+        """What the request waited for a replica with room."""
 
     def begin(self, replica: Replica) -> bool:
         """Count the request at `replica`; False if there is no slot for it."""
@@ -60,6 +72,10 @@ class Ledger:
             return False
         self._identity, self._slot, self.replica = identity, slot, replica
         self._context.backends.begin(replica)
+        prepared = self._request.prepared
+        if prepared is not None and prepared.stream and prepared.choices == 1:
+            shard = self._request.service.shard
+            self._stream = self._context.metrics.of(shard.tenant_id, shard.id, replica.deployment_id)
         return True
 
     def withdraw(self) -> None:
@@ -79,9 +95,30 @@ class Ledger:
         self._first = self._first or self._last
 
     def keep(self) -> None:
-        """Write the counts where a kill of this process leaves them."""
+        """A piece of the answer was read: write the counts where a kill of this process leaves them."""
+        counter = self.counter
         if self._slot is not None:
-            self._context.slots.update(self._slot, self._progress())
+            self._context.slots.update(
+                self._slot,
+                counter.prompt,
+                counter.completion,
+                counter.largest_chunk,
+                self.bytes_out,
+                self._request.started,
+                self._first,
+                self._last,
+            )
+        if counter.completion > self._tokens:
+            self._time_tokens(counter.completion)
+
+    def _time_tokens(self, tokens: int) -> None:
+        """Tokens that came together share the time since those before them."""
+        if not self._tokens:
+            self._first_tokens, self._first_tokens_at = tokens, self._last
+        elif self._stream is not None:
+            came = tokens - self._tokens
+            self._stream.minute.inter_token.observe((self._last - self._tokens_at) / came, came)
+        self._tokens, self._tokens_at = tokens, self._last
 
     def settle(self, status: int, outcome: Outcome) -> None:
         if self._settled:
@@ -89,16 +126,17 @@ class Ledger:
         self._settled = True
         if self.replica is not None:
             self._context.backends.end(self.replica)
-        waited_s = max(self._sent_at - self._request.complete_at, 0.0)
         record = usage_record(
             self._identity or self._identify(None),
             self._progress(),
             status=status,
             outcome=outcome,
             until=self._context.now(),
-            queue_ms=1000 * waited_s,
+            queue_ms=self.queued_ms or 1000 * max(self._sent_at - self._request.complete_at, 0.0),
+            inter_token_count=self._tokens - self._first_tokens,
+            inter_token_ms=1000 * (self._tokens_at - self._first_tokens_at),
         )
-        self._context.record(record, self._slot)
+        self._context.record(record, self._slot, self._request.service.shard.tenant_id)
 
     def _progress(self) -> Progress:
         counter = self.counter
@@ -118,7 +156,7 @@ class Ledger:
             record_id=f"{self.unique}.{self.attempt}",
             request_id=request.request_id.decode("ascii"),
             at=request.at,
-            tenant_id=request.service.shard.tenant_id,
+            tenant_id=request.key.tenant_id,
             key_id=request.key.key_id,
             service_id=request.service.shard.id,
             deployment_id=replica.deployment_id if replica is not None else "",

@@ -64,6 +64,8 @@ def usage_record(
     outcome: Outcome,
     until: float,
     queue_ms: float = 0.0,
+    inter_token_count: int = 0,
+    inter_token_ms: float = 0.0,
 ) -> UsageRecord:
     """`until`: CLOCK_MONOTONIC seconds at which it ended. The counts are the engine's own if it told its prompt's
     (each of its counts is cumulative); else they are estimates.
@@ -94,6 +96,8 @@ def usage_record(
         queue_ms=round(queue_ms, 3),
         ttft_ms=round(1000 * (progress.first - progress.started), 3) if progress.first else None,
         duration_ms=round(1000 * (until - progress.started), 3),
+        inter_token_count=inter_token_count,
+        inter_token_ms=round(inter_token_ms, 3),
     )
 
 

@@ -1,181 +1,174 @@
-"""Counters and histograms of one worker in Prometheus' text format, asked for on a unix socket.
+"""What a worker counts of its traffic: since its start for Prometheus, by the minute for the control plane.
 
-Each worker answers `GET /metrics` on `run/worker-<n>-metrics.sock`; each sample carries `worker`, so that the
-expositions of all workers can be joined (`merge_expositions`). Everything is derived from usage records, at one place.
+Everything comes from the requests' final records, but for the time between tokens, which streams observe as they go.
+A request adds to the minute in which it ended; `take_minute` adds that to what was before. The number of series is
+bounded: whatever comes beyond `MAX_DEPLOYMENTS` or `MAX_TENANTS` is counted together under `other`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from bisect import bisect_left
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-from appliance.gateway.plane.paths import metrics_path, short_path
-from appliance.gateway.plane.schemas import UsageRecord
+from appliance.gateway.plane.histograms import Histogram
+from appliance.gateway.plane.schemas import Durations, LatencyRecord, UsageRecord
 
-SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_MAX_SCRAPE: Final = 64 * 1024 * 1024
-_SCRAPE_S: Final = 2.0
+MAX_DEPLOYMENTS: Final = 2000
+MAX_TENANTS: Final = 2000
+_OTHER: Final = "other"
+_SPAN_S: Final = 60
 
-_HELP: Final = {
-    "appliance_gateway_requests_total": ("counter", "Requests by how they ended."),
-    "appliance_gateway_refused_total": ("counter", "Requests refused before a replica was chosen, by code."),
-    "appliance_gateway_prompt_tokens_total": ("counter", "Prompt tokens."),
-    "appliance_gateway_completion_tokens_total": ("counter", "Completion tokens."),
-    "appliance_gateway_time_to_first_byte_seconds": (
-        "histogram",
-        "From the request's head to the answer's first byte.",
-    ),
-    "appliance_gateway_request_duration_seconds": ("histogram", "From the request's head to the answer's end."),
-    "appliance_gateway_connections": ("gauge", "Open connections of clients."),
-    "appliance_gateway_requests_in_flight": ("gauge", "Requests at the replicas."),
-    "appliance_gateway_snapshot_version": ("gauge", "The applied snapshot."),
-    "appliance_gateway_spool_pending_records": ("gauge", "Usage records that are not in the spool's file yet."),
-}
+Gauge = tuple[str, dict[str, str], float]
+"""Name, labels and value."""
 
 
-class Histogram:
-    """Fixed buckets, so that histograms of workers and of times can be added."""
+class Latencies:
+    """The histograms of one deployment."""
 
-    __slots__ = ("counts", "total")
+    __slots__ = ("duration", "first_token", "inter_token", "queue")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(SECONDS) + 1)
-        self.total = 0.0
+        self.duration = Histogram()
+        self.queue = Histogram()
+        self.first_token = Histogram()
+        self.inter_token = Histogram()
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(SECONDS, seconds)] += 1
-        self.total += seconds
+    def add(self, other: Latencies) -> None:
+        for name in self.__slots__:
+            theirs: Histogram = getattr(other, name)
+            mine: Histogram = getattr(self, name)
+            mine.add(theirs.buckets, theirs.sum)
 
 
-class _ServiceMetrics:
-    __slots__ = ("completion_tokens", "duration", "first_byte", "outcomes", "prompt_tokens")
+class DeploymentMetrics:
+    """`minute` is not in `before` yet. `outcomes` counts by status and outcome since the start."""
+
+    __slots__ = ("before", "completion_tokens", "failed", "minute", "outcomes", "prompt_tokens", "requests", "tokens")
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[int, str], int] = {}
         self.prompt_tokens = 0
         self.completion_tokens = 0
-        self.first_byte = Histogram()
-        self.duration = Histogram()
+        self.before = Latencies()
+        self._begin_minute()
+
+    def _begin_minute(self) -> None:
+        self.minute = Latencies()
+        self.requests = self.failed = 0
+        self.tokens = (self.prompt_tokens, self.completion_tokens)
+
+    def observe(self, record: UsageRecord) -> None:
+        how = (record.status, record.outcome)
+        self.outcomes[how] = self.outcomes.get(how, 0) + 1
+        self.requests += 1
+        self.failed += not 0 < record.status < 400
+        self.prompt_tokens += record.prompt_tokens
+        self.completion_tokens += record.completion_tokens
+        minute = self.minute
+        minute.duration.observe(record.duration_ms / 1000)
+        minute.queue.observe(record.queue_ms / 1000)
+        if record.stream and record.ttft_ms is not None:
+            minute.first_token.observe(record.ttft_ms / 1000)
+
+    def latencies(self) -> Latencies:
+        """Since the start."""
+        whole = Latencies()
+        whole.add(self.before)
+        whole.add(self.minute)
+        return whole
+
+    def take_minute(self, ids: tuple[str, str, str], at: float, record_id: str) -> LatencyRecord | None:
+        """What came since the last call; None if nothing did."""
+        minute = self.minute
+        if not self.requests and not minute.inter_token.buckets:
+            return None
+        prompt, completion = self.tokens
+        record = LatencyRecord(
+            record_id,
+            at,
+            _SPAN_S,
+            *ids,
+            requests=self.requests,
+            failed=self.failed,
+            prompt_tokens=self.prompt_tokens - prompt,
+            completion_tokens=self.completion_tokens - completion,
+            duration=_handed_over(minute.duration),
+            queue=_handed_over(minute.queue),
+            first_token=_handed_over(minute.first_token),
+            inter_token=_handed_over(minute.inter_token),
+        )
+        self.before.add(minute)
+        self._begin_minute()
+        return record
+
+
+def _handed_over(histogram: Histogram) -> Durations:
+    return Durations(histogram.buckets, histogram.sum)
+
+
+class Series(NamedTuple):
+    """Which deployment: `tenant` owns the service."""
+
+    tenant: str
+    service: str
+    deployment: str
 
 
 class Metrics:
-    """`gauges` are read when asked."""
+    """Of one worker. `gauges` are read when asked, `new_id` makes a record's id."""
 
-    def __init__(self, worker: int, gauges: dict[str, Callable[[], float]]) -> None:
-        self._worker = worker
-        self._gauges = gauges
-        self._services: dict[tuple[str, str, str], _ServiceMetrics] = {}
-        self._refused: dict[str, int] = {}
+    def __init__(self, worker: int, gauges: Callable[[], Iterator[Gauge]], new_id: Callable[[], str]) -> None:
+        self.worker = worker
+        self.gauges = gauges
+        self.deployments: dict[Series, DeploymentMetrics] = {}
+        self.tenants: dict[str, list[int]] = {}
+        """Requests, prompt and completion tokens by the key's tenant."""
+        self.refusals: dict[str, int] = {}
+        self.captures: dict[str, int] = {}
+        self._new_id = new_id
+        self._minute = 0
 
-    def observe(self, record: UsageRecord) -> None:
-        key = (record.tenant_id, record.service_id, record.deployment_id)
-        service = self._services.get(key)
-        if service is None:
-            service = self._services[key] = _ServiceMetrics()
-        how = (record.status, record.outcome)
-        service.outcomes[how] = service.outcomes.get(how, 0) + 1
-        service.prompt_tokens += record.prompt_tokens
-        service.completion_tokens += record.completion_tokens
-        service.duration.observe(record.duration_ms / 1000)
-        if record.ttft_ms is not None:
-            service.first_byte.observe(record.ttft_ms / 1000)
+    def of(self, tenant: str, service: str, deployment: str) -> DeploymentMetrics:
+        found = self.deployments.get((tenant, service, deployment))  # type: ignore[call-overload] # equal to a Series
+        return found or self._add(Series(tenant, service, deployment))
+
+    def _add(self, series: Series) -> DeploymentMetrics:
+        if len(self.deployments) >= MAX_DEPLOYMENTS:
+            series = Series(_OTHER, _OTHER, _OTHER)
+        return self.deployments.setdefault(series, DeploymentMetrics())
+
+    def observe(self, record: UsageRecord, owner: str) -> None:
+        """`owner` is the service's tenant; the record's is the key's."""
+        self.of(owner, record.service_id, record.deployment_id).observe(record)
+        tenant = record.tenant_id
+        sums = self.tenants.get(tenant)
+        if sums is None:
+            tenant = tenant if len(self.tenants) < MAX_TENANTS else _OTHER
+            sums = self.tenants.setdefault(tenant, [0, 0, 0])
+        sums[0] += 1
+        sums[1] += record.prompt_tokens
+        sums[2] += record.completion_tokens
 
     def refused(self, code: str) -> None:
-        self._refused[code] = self._refused.get(code, 0) + 1
+        self.refusals[code] = self.refusals.get(code, 0) + 1
 
-    def exposition(self) -> str:
-        lines: dict[str, list[str]] = {name: [] for name in _HELP}
-        for (tenant, service, deployment), metrics in self._services.items():
-            labels = f'worker="{self._worker}",tenant="{tenant}",service="{service}",deployment="{deployment}"'
-            self._service(lines, labels, metrics)
-        for code, count in self._refused.items():
-            name = "appliance_gateway_refused_total"
-            lines[name].append(f'{name}{{worker="{self._worker}",code="{code}"}} {count}')
-        for name, read in self._gauges.items():
-            lines[name].append(f'{name}{{worker="{self._worker}"}} {read():g}')
-        return _render(lines)
+    def captured(self, result: str) -> None:
+        self.captures[result] = self.captures.get(result, 0) + 1
 
-    @staticmethod
-    def _service(lines: dict[str, list[str]], labels: str, metrics: _ServiceMetrics) -> None:
-        name = "appliance_gateway_requests_total"
-        for (status, outcome), count in metrics.outcomes.items():
-            lines[name].append(f'{name}{{{labels},status="{status}",outcome="{outcome}"}} {count}')
-        for name, value in (
-            ("appliance_gateway_prompt_tokens_total", metrics.prompt_tokens),
-            ("appliance_gateway_completion_tokens_total", metrics.completion_tokens),
-        ):
-            lines[name].append(f"{name}{{{labels}}} {value}")
-        for name, histogram in (
-            ("appliance_gateway_time_to_first_byte_seconds", metrics.first_byte),
-            ("appliance_gateway_request_duration_seconds", metrics.duration),
-        ):
-            lines[name].extend(_histogram(name, labels, histogram))
+    def take_minute(self, now: float) -> list[LatencyRecord]:
+        """Once a new minute has begun, what the one before has seen. `now`: Unix seconds."""
+        minute = int(now) // _SPAN_S * _SPAN_S
+        if minute == self._minute:
+            return []
+        before, self._minute = self._minute or minute, minute
+        return self.take_all(before)
 
+    def take_all(self, at: float) -> list[LatencyRecord]:
+        """What was not taken yet; `at` is the beginning of its minute."""
+        taken = [metrics.take_minute(series, at, self._new_id()) for series, metrics in self.deployments.items()]
+        return [record for record in taken if record is not None]
 
-def _histogram(name: str, labels: str, histogram: Histogram) -> Iterable[str]:
-    count = 0
-    for bound, inside in zip((*map(str, SECONDS), "+Inf"), histogram.counts, strict=True):
-        count += inside
-        yield f'{name}_bucket{{{labels},le="{bound}"}} {count}'
-    yield f"{name}_sum{{{labels}}} {histogram.total:.6f}"
-    yield f"{name}_count{{{labels}}} {count}"
-
-
-def _render(lines: dict[str, list[str]]) -> str:
-    out: list[str] = []
-    for name, samples in lines.items():
-        if samples:
-            kind, text = _HELP[name]
-            out += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples]
-    return "\n".join(out) + "\n" if out else ""
-
-
-def merge_expositions(expositions: Iterable[str]) -> str:
-    """One exposition of several workers', each family's samples together as the format wants them."""
-    lines: dict[str, list[str]] = {name: [] for name in _HELP}
-    family = ""
-    for exposition in expositions:
-        for line in exposition.splitlines():
-            if line.startswith("# TYPE "):
-                family = line.split(" ")[2]
-            elif line and not line.startswith("#") and family in lines:
-                lines[family].append(line)
-    return _render(lines)
-
-
-class MetricsProtocol(asyncio.Protocol):
-    """Answers one request of a local scraper, whatever its path, and closes."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment] # a stream's transport has both directions
-
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002 - whatever is asked
-        if self._transport is None or self._transport.is_closing():
-            return
-        body = self._metrics.exposition().encode()
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; version=0.0.4\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-        )
-        self._transport.close()
-
-
-async def scrape(home: Path, index: int) -> str:
-    """A worker's exposition. `OSError` (with `TimeoutError`) if it does not answer."""
-    async with asyncio.timeout(_SCRAPE_S):
-        reader, writer = await asyncio.open_unix_connection(short_path(metrics_path(home, index)))
-        try:
-            writer.write(b"GET /metrics HTTP/1.1\r\nhost: worker\r\n\r\n")
-            content = await reader.read(_MAX_SCRAPE)
-            while piece := await reader.read(_MAX_SCRAPE):
-                content += piece
-        finally:
-            writer.close()
-    return content.partition(b"\r\n\r\n")[2].decode()
+    @property
+    def minute(self) -> int:
+        """The beginning of the minute that is being counted, in Unix seconds."""
+        return self._minute

@@ -108,11 +108,20 @@ class SlotTable:
         _STATE.pack_into(self._map, at, _IN_FLIGHT)
         return index
 
-    def update(self, index: int, progress: Progress) -> None:
-        prompt, completion, largest, out, started, first, last = progress
-        _PROGRESS.pack_into(
-            self._map, index * _SLOT + _PROGRESS_AT, prompt, completion, largest, 0, out, started, first, last
-        )
+    def update(
+        self,
+        index: int,
+        prompt: int,
+        completion: int,
+        largest: int,
+        bytes_out: int,
+        started: float,
+        first: float,
+        last: float,
+    ) -> None:
+        """The members of `Progress`; called for each piece of an answer, so without making one."""
+        at = index * _SLOT + _PROGRESS_AT
+        _PROGRESS.pack_into(self._map, at, prompt, completion, largest, 0, bytes_out, started, first, last)
 
     def end(self, index: int, record: bytes) -> None:
         """Keep the final record (msgpack) until it is in the spool."""

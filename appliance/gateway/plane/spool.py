@@ -46,6 +46,11 @@ class Spool:
         """Records that are not in the file yet."""
         return len(self._pending) // 2
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt to write failed."""
+        return self._failing
+
     def append(self, payload: bytes, tag: int | None) -> None:
         """Take a record's msgpack; `tag` comes back through `freed`."""
         self._pending.append(HEADER.pack(len(payload), crc32(payload)))

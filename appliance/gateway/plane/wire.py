@@ -4,8 +4,9 @@ The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), 
 (`sealed_segments`, `read_frames`), `gateway/status` (`read_status`, `listeners.json`).
 """
 
+from appliance.gateway.plane.exposition import merge_expositions
 from appliance.gateway.plane.frames import read_frames, sealed_segments
-from appliance.gateway.plane.metrics import merge_expositions, scrape
+from appliance.gateway.plane.local import scrape
 from appliance.gateway.plane.paths import (
     listeners_report_path,
     pid_path,

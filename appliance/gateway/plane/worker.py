@@ -18,19 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import uvloop
 
-from appliance.gateway.plane import tables
+from appliance.gateway.plane import debug, local, tables
 from appliance.gateway.plane.acceptor import Acceptor
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
+from appliance.gateway.plane.exposition import exposition
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import recover
-from appliance.gateway.plane.metrics import MetricsProtocol
 from appliance.gateway.plane.paths import (
     metrics_path,
     pid_path,
-    short_path,
     snapshot_directory,
     spool_directory,
     status_path,
@@ -76,8 +76,7 @@ class Worker:
     async def run(self) -> None:
         """Until drained."""
         path = metrics_path(self._home, self._index)
-        path.unlink(missing_ok=True)
-        metrics = await self._loop.create_unix_server(lambda: MetricsProtocol(self._context.metrics), short_path(path))
+        server = await local.serve(self._loop, path, self._pages())
         self._take_snapshot()
         self._control.start()
         self._loop.call_later(TICK_S, self._tick)
@@ -85,13 +84,20 @@ class Worker:
         try:
             await self._drained.wait()
         finally:
-            metrics.close()
+            server.close()
             path.unlink(missing_ok=True)
             self._control.close()
             self._context.spool.close()
             self._executor.shutdown()
             status_path(self._home, self._index).unlink(missing_ok=True)
             self._log.info("worker.stopped", unwritten=self._context.spool.pending)
+
+    def _pages(self) -> dict[str, local.Page]:
+        context = self._context
+        return {
+            local.METRICS: ("text/plain; version=0.0.4", lambda: exposition(context.metrics).encode()),
+            local.STATE: ("application/json", lambda: msgspec.json.encode(debug.state(context))),
+        }
 
     def drain(self, grace_s: float) -> None:
         """Idempotent."""
