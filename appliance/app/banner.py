@@ -37,4 +37,9 @@ def show_credentials(credentials: Credentials) -> None:
 
 def show_stopping(settings: Settings) -> None:
     what = "the gateway and every engine" if settings.on_stop == "stop-all" else "the control plane alone"
-    say("", f"stopping {what} ...")
+    again = "; again (Ctrl-C) to give running requests no more time" if settings.on_stop == "stop-all" else ""
+    say("", f"stopping {what} ...{again}")
+
+
+def show_hurry() -> None:
+    say("stopping at once ...")

@@ -24,7 +24,7 @@ from appliance.kernel.activation import Activations, Reconciler
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import Passwords
 from appliance.kernel.db import Database
-from appliance.kernel.leases import Guarded, Lease
+from appliance.kernel.leases import Guarded, Lease, LeaseWatch
 from appliance.kernel.settings import Settings
 from appliance.launchers.contract import Launcher
 from appliance.launchers.process.launcher import ProcessLauncher
@@ -94,6 +94,7 @@ def build(
         wakes=(SERVICES,),
     )
     reconcilers: list[Reconciler] = [
+        LeaseWatch(database, lease),
         services,
         publisher,
         keeper,

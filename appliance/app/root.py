@@ -32,7 +32,7 @@ from appliance.kernel import leases, logging, tls
 from appliance.kernel.clock import SystemClock
 from appliance.kernel.crypto import Passwords
 from appliance.kernel.db import Database
-from appliance.kernel.errors import ApplianceError
+from appliance.kernel.errors import ApplianceError, LeaseLost
 from appliance.kernel.files import write_atomic
 from appliance.kernel.settings import Settings
 from appliance.services.shutdown import stop_all
@@ -56,15 +56,19 @@ def main(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, home: Home) -> int:
-    stopping = asyncio.Event()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
+
+    def heard() -> None:
+        (hurry if stopping.is_set() else stopping).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, heard)
     plane = ControlPlane(settings, home)
     try:
         await plane.start()
-        await stopping.wait()
+        await plane.run(until=stopping)
     finally:
-        await plane.stop()
+        await plane.stop(hurry)
     return 0
 
 
@@ -96,7 +100,9 @@ class ControlPlane:
         """Return when the ports answer; the demo, where asked for, goes on in the background."""
         await upgrade(self._settings.database_url)
         async with self._database.write() as session:
-            lease = await leases.take(session, "control", f"pid {os.getpid()}", self._clock)
+            owner = self._home.appliance_id()
+            await leases.check_owner(session, "control", owner)
+            lease = await leases.take(session, "control", f"{owner} pid {os.getpid()}", self._clock)
         built = self._built = build(self._settings, self._home, self._database, lease, self._passwords, self._clock)
         credentials = await bootstrap(
             self._settings,
@@ -123,8 +129,26 @@ class ControlPlane:
             demo = Demo(self._settings, self._home, built, objects)
             self._tasks.append(asyncio.create_task(demo.run(), name="demo"))
 
-    async def stop(self) -> None:
-        """Stop ticking, reconciling, the gateway, the engines, serving; in this order."""
+    async def run(self, *, until: asyncio.Event) -> None:
+        """Return when `until` is set; `LeaseLost` when another control plane has taken over, whose the engines and
+        the gateway are from then on.
+        """
+        if self._built is None:
+            raise RuntimeError("a control plane is started before it runs")
+        overtaken = self._built.activations.overtaken
+        waits = [asyncio.create_task(event.wait()) for event in (until, overtaken)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if overtaken.is_set() and not until.is_set():
+            self._has_started = False
+            log.error("control.overtaken")
+            raise LeaseLost("another control plane has taken over this installation's database; this one has ended")
+
+    async def stop(self, hurry: asyncio.Event) -> None:
+        """Stop ticking, reconciling, the gateway, the engines, serving; in this order. Once `hurry` is set, nobody is
+        given time to finish.
+        """
         if self._has_started:
             banner.show_stopping(self._settings)
         if self._scheduler is not None:
@@ -134,7 +158,7 @@ class ControlPlane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._built is not None:
-                await self._stop_built(self._built)
+                await self._stop_built(self._built, hurry)
         finally:
             if self._serving is not None:
                 await self._serving.stop()
@@ -159,17 +183,28 @@ class ControlPlane:
         self._scheduler = ticking(built.activations, built.activations.periods)
         self._scheduler.start()
 
-    async def _stop_built(self, built: Built) -> None:
+    async def _stop_built(self, built: Built, hurry: asyncio.Event) -> None:
         await built.services.close()
         if self._has_started and self._settings.on_stop == "stop-all":
-            await self._stop_traffic(built)
+            orderly = asyncio.create_task(self._stop_traffic(built, is_orderly=True))
+            hurried = asyncio.create_task(hurry.wait())
+            await asyncio.wait([orderly, hurried], return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            if orderly.done():
+                orderly.result()
+            else:
+                orderly.cancel()
+                await asyncio.wait([orderly])
+                banner.show_hurry()
+                await self._stop_traffic(built, is_orderly=False)
         await built.store_keeper.close()
         await built.launcher.close()
 
-    async def _stop_traffic(self, built: Built) -> None:
-        await built.keeper.stop(self._settings.gateway.drain_s + _SUPERVISOR_MARGIN_S)
+    async def _stop_traffic(self, built: Built, *, is_orderly: bool) -> None:
+        drain_s, grace_s = self._settings.gateway.drain_s, self._settings.engines.stop_grace_s
+        await built.keeper.stop(drain_s + _SUPERVISOR_MARGIN_S if is_orderly else 0)
         try:
-            log.info("engines.stopped", count=await stop_all(built.machinery))
+            log.info("engines.stopped", count=await stop_all(built.machinery, grace_s=grace_s if is_orderly else 0))
             await built.ingest.reconcile()
         except ApplianceError as error:
             log.warning("stop.incomplete", reason=error.detail)

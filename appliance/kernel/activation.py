@@ -2,7 +2,7 @@
 
 A reconciler takes no input: what it must do it reads from the world. Signals that arrive while it works are
 merged into one more round, so that no signal is lost and none is queued. A round that fails is logged once and
-tried again at the next tick or signal.
+tried again at the next tick or signal; one that finds the control lease lost is the last.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from appliance.kernel.clock import Clock
+from appliance.kernel.errors import LeaseLost
 from appliance.kernel.logging import get_logger
 
 log = get_logger(__name__)
@@ -42,9 +43,10 @@ class ActivationStatus(msgspec.Struct, frozen=True):
 class Activated:
     """Drives one reconciler; `activate` asks for a round soon, `run` is its task."""
 
-    def __init__(self, reconciler: Reconciler, clock: Clock) -> None:
+    def __init__(self, reconciler: Reconciler, clock: Clock, overtaken: asyncio.Event | None = None) -> None:
         self._reconciler = reconciler
         self._clock = clock
+        self._overtaken = overtaken or asyncio.Event()
         self._signal = asyncio.Event()
         self._rounds = self._failures = 0
         self._started_at: datetime | None = None
@@ -71,7 +73,7 @@ class Activated:
         )
 
     async def run(self) -> None:
-        while True:
+        while not self._overtaken.is_set():
             self._signal.clear()
             await self._round()
             await self._signal.wait()
@@ -82,6 +84,9 @@ class Activated:
         try:
             self._result = await self._reconciler.reconcile()
             self._error = None
+        except LeaseLost as error:
+            self._error = error.detail
+            self._overtaken.set()
         except Exception as error:  # the boundary of a background task: logged here, tried again
             self._failures += 1
             self._error = f"{type(error).__name__}: {error}"
@@ -90,10 +95,11 @@ class Activated:
 
 
 class Activations:
-    """All reconcilers of the process, by name."""
+    """All reconcilers of the process, by name. `overtaken` is set once the control lease is lost."""
 
     def __init__(self, reconcilers: Iterable[Reconciler], clock: Clock) -> None:
-        self._by_name = {reconciler.name: Activated(reconciler, clock) for reconciler in reconcilers}
+        self.overtaken = asyncio.Event()
+        self._by_name = {reconciler.name: Activated(reconciler, clock, self.overtaken) for reconciler in reconcilers}
         self.periods = {reconciler.name: reconciler.period_s for reconciler in reconcilers}
 
     def activate(self, names: Iterable[str]) -> None:

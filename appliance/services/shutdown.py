@@ -21,18 +21,20 @@ from gpu import leasing
 log = get_logger(__name__)
 
 
-async def stop_all(machinery: Machinery) -> int:
-    """Stop what runs and record it as stopped; the number of engines that were stopped."""
+async def stop_all(machinery: Machinery, *, grace_s: float) -> int:
+    """Stop what runs and record it as stopped; the number of engines that were stopped. Each is killed if it has not
+    ended within `grace_s` seconds.
+    """
     observed = [replica.replica_id for replica in await machinery.launcher.list()]
-    ended = await asyncio.gather(*(_stop(machinery, replica_id) for replica_id in observed))
+    ended = await asyncio.gather(*(_stop(machinery, replica_id, grace_s) for replica_id in observed))
     failed = [replica_id for replica_id, is_gone in zip(observed, ended, strict=True) if not is_gone]
     await _record(machinery, failed)
     return len(observed) - len(failed)
 
 
-async def _stop(machinery: Machinery, replica_id: str) -> bool:
+async def _stop(machinery: Machinery, replica_id: str, grace_s: float) -> bool:
     try:
-        await machinery.launcher.stop(replica_id, grace_s=machinery.timing.stop_grace_s)
+        await machinery.launcher.stop(replica_id, grace_s=grace_s)
         await machinery.launcher.remove(replica_id)
     except ApplianceError:
         log.exception("replica.stop_failed", replica=replica_id)

@@ -98,7 +98,7 @@ async def test_a_launch_is_waited_for_when_the_appliance_stops(stage: Stage) -> 
     assert not closing.done()
     stage.launcher.may_start.set()
     await closing
-    await shutdown.stop_all(stage.machinery)
+    await shutdown.stop_all(stage.machinery, grace_s=1)
     await stage.launcher.settled()
     assert not stage.launcher.running
     assert not await stage.leased()
@@ -108,7 +108,7 @@ async def test_after_a_shutdown_nothing_is_shown_as_ready(stage: Stage) -> None:
     service_id = await stage.create()
     await stage.until(service_id, ServiceState.ready)
     await stage.reconciler.close()
-    await shutdown.stop_all(stage.machinery)
+    await shutdown.stop_all(stage.machinery, grace_s=1)
     assert (await stage.service(service_id)).state == ServiceState.pending
 
 
