@@ -3,6 +3,9 @@
 A key of a tenant opens the gateway and the tenant port; a key of the platform opens the admin port and nothing
 else. The secret is `ak_<8 characters>_<256 random bits>`; the part before the last underscore is the prefix, which
 is shown in lists, and of the whole the SHA-256 is kept.
+
+A key that is restricted (to services, routes or networks, or by limits) can only hold `inference`: the gateway is
+where restrictions hold, and a key that could make others would make itself one without them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,13 +22,14 @@ from appliance.kernel.crypto import new_secret, sha256_hex
 from appliance.kernel.errors import BadInput, Conflict, FieldError, NameTaken
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.pagination import Page, PageRequest
-from tenants import grants, quotas
+from tenants import budgets, grants, limits, quotas
 from tenants.actors import ActorKind
 from tenants.errors import PermissionExceeded
+from tenants.limits import Limits
 from tenants.permissions import TENANT_PERMISSIONS, Permission
 from tenants.queries import keys as queries
 from tenants.quotas import Resource
-from tenants.schemas import CreatedKey, Key, KeyState, NewKey
+from tenants.schemas import CreatedKey, Key, KeyChange, KeyState, NewKey
 from tenants.tables import ApiKeyRow
 from tenants.tenancy import SNAPSHOT
 from tenants.work import Work
@@ -45,18 +50,40 @@ async def create_key(work: Work, new: NewKey, check_services: ServiceCheck) -> C
     if scopes - TENANT_PERMISSIONS:
         raise BadInput("a tenant's key cannot hold permissions on the platform; make a platform key")
     await _require_within_own(work, new)
-    if new.services:
-        await _check_services(work, tenant_id, new, check_services)
+    restrictions = await _restrictions(work.session, tenant_id, scopes, new, check_services)
     await quotas.take(work.session, tenant_id, Resource.keys)
-    return await _insert(work, tenant_id, new)
+    return await _insert(work, tenant_id, new, restrictions)
 
 
 async def create_platform_key(work: Work, new: NewKey) -> CreatedKey:
     """Create a key for the admin port; it opens no gateway (but may give `inference` to a tenant's key)."""
-    if new.services or frozenset(new.scopes) == {Permission.inference}:
+    if _restricts(new) or frozenset(new.scopes) == {Permission.inference}:
         raise BadInput("a platform key opens the admin port, not services; name the scopes it shall have there")
     await _require_within_own(work, new)
-    return await _insert(work, None, new)
+    return await _insert(work, None, new, {})
+
+
+async def update_key(work: Work, row: ApiKeyRow, change: KeyChange, check_services: ServiceCheck) -> Key:
+    """Change what a locked key (`lock_key`) is restricted to; its secret, scopes and expiry never change.
+
+    Raises `Conflict` for a revoked key, otherwise as `create_key`.
+    """
+    if row.revoked_at is not None:
+        raise Conflict(f"key {row.name!r} was revoked and opens nothing; make a new one")
+    scopes = frozenset(map(Permission, row.scopes))
+    tenant_id = TenantId(row.tenant_id or "")
+    changed = await _restrictions(work.session, tenant_id, scopes, change, check_services)
+    for column, value in changed.items():
+        setattr(row, column, value)
+    row.version += 1
+    work.record("key.updated", "key", row.id, tenant_id=row.tenant_id, detail={"name": row.name, **changed})
+    work.wake(SNAPSHOT)
+    return shown(row, work.now())
+
+
+async def lock_key(work: Work, name_or_id: str) -> ApiKeyRow:
+    """The row to compare an ETag with and to change, locked until the transaction ends."""
+    return await queries.lock_key(work.session, work.scope, name_or_id)
 
 
 async def _require_within_own(work: Work, new: NewKey) -> None:
@@ -73,18 +100,47 @@ async def _require_within_own(work: Work, new: NewKey) -> None:
         )
 
 
-async def _check_services(work: Work, tenant_id: TenantId, new: NewKey, check_services: ServiceCheck) -> None:
-    if frozenset(new.scopes) != {Permission.inference}:
-        raise BadInput("a key for certain services can only hold 'inference': leave out services or the other scopes")
-    if missing := await check_services(work.session, tenant_id, new.services):
-        pointers = {service: f"/services/{new.services.index(service)}" for service in missing}
+def _restricts(wanted: NewKey | KeyChange) -> bool:
+    return bool(wanted.services or wanted.routes or wanted.networks or wanted.limits not in (None, Limits()))
+
+
+async def _restrictions(
+    session: AsyncSession,
+    tenant_id: TenantId,
+    scopes: frozenset[Permission],
+    wanted: NewKey | KeyChange,
+    check_services: ServiceCheck,
+) -> dict[str, Any]:
+    """The columns that hold what is wanted, without those that a change leaves alone."""
+    if _restricts(wanted) and scopes != {Permission.inference}:
+        raise BadInput(
+            "a key with services, routes, networks or limits can only hold 'inference': leave these or the other "
+            "scopes out"
+        )
+    columns: dict[str, Any] = {}
+    if wanted.services is not None:
+        await _check_services(session, tenant_id, wanted.services, check_services)
+        columns["services"] = sorted(set(wanted.services))
+    if wanted.routes is not None:
+        columns["routes"] = sorted(set(wanted.routes))
+    if wanted.networks is not None:
+        columns["networks"] = limits.normal_networks(wanted.networks)
+    if wanted.limits is not None:
+        columns["limits"] = limits.stored(wanted.limits)
+    return columns
+
+
+async def _check_services(
+    session: AsyncSession, tenant_id: TenantId, services: Sequence[str], check_services: ServiceCheck
+) -> None:
+    if services and (missing := await check_services(session, tenant_id, services)):
         raise BadInput(
             f"the tenant has no service {', '.join(missing)}",
-            errors=[FieldError(pointer, f"there is no service {service}") for service, pointer in pointers.items()],
+            errors=[FieldError(f"/services/{services.index(one)}", f"there is no service {one}") for one in missing],
         )
 
 
-async def _insert(work: Work, tenant_id: TenantId | None, new: NewKey) -> CreatedKey:
+async def _insert(work: Work, tenant_id: TenantId | None, new: NewKey, restrictions: dict[str, Any]) -> CreatedKey:
     taken = NameTaken(f"there is a key {new.name!r} already; choose another name, or revoke and delete that one")
     if await queries.key_named(work.session, tenant_id, new.name) is not None:
         raise taken
@@ -96,19 +152,19 @@ async def _insert(work: Work, tenant_id: TenantId | None, new: NewKey) -> Create
         prefix=prefix,
         secret_sha256=sha256_hex(secret),
         scopes=sorted({scope.value for scope in new.scopes}),
-        services=sorted(set(new.services)),
         created_by=work.actor.id,
         created_at=work.now(),
         expires_at=new.expires_at,
         revoked_at=None,
         last_used_at=None,
+        **{"services": [], "version": 1, **restrictions},
     )
     work.session.add(row)
     try:
         await work.session.flush()
     except IntegrityError as error:
         raise taken from error
-    detail = {"name": row.name, "prefix": prefix, "scopes": row.scopes, "services": row.services}
+    detail = {"name": row.name, "prefix": prefix, "scopes": row.scopes, **restrictions}
     work.record("key.created", "key", row.id, detail=detail)
     work.wake(SNAPSHOT)
     return CreatedKey(shown(row, work.now()), secret)
@@ -145,7 +201,8 @@ async def revoke_platform_key(work: Work, name_or_id: str) -> Key:
 
 
 def _revoke(work: Work, row: ApiKeyRow) -> Key:
-    row.revoked_at = row.revoked_at or work.now()
+    if row.revoked_at is None:
+        row.revoked_at, row.version = work.now(), row.version + 1
     work.record("key.revoked", "key", row.id, tenant_id=row.tenant_id, detail={"name": row.name})
     work.wake(SNAPSHOT)
     return shown(row, work.now())
@@ -163,6 +220,7 @@ async def delete_platform_key(work: Work, name_or_id: str) -> None:
 async def _delete(work: Work, row: ApiKeyRow) -> None:
     if row.revoked_at is None:
         raise Conflict(f"key {row.name!r} is in force; revoke it first")
+    await budgets.forget(work.session, row.id)
     await work.session.delete(row)
     work.record("key.deleted", "key", row.id, tenant_id=row.tenant_id, detail={"name": row.name})
 
@@ -179,12 +237,16 @@ def shown(row: ApiKeyRow, now: datetime) -> Key:
         prefix=row.prefix,
         scopes=[Permission(scope) for scope in row.scopes],
         services=list(row.services),
+        routes=list(row.routes or ()),
+        networks=list(row.networks or ()),
+        limits=limits.read(row.limits),
         state=state_of(row, now),
         created_by=row.created_by,
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        version=row.version,
     )
 
 

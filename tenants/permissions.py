@@ -16,6 +16,7 @@ class Permission(StrEnum):
     key_write = "key:write"
     member_read = "member:read"
     member_write = "member:write"
+    budget_write = "budget:write"
     usage_read = "usage:read"
     audit_read = "audit:read"
     compute_read = "compute:read"
@@ -49,7 +50,7 @@ _DEVELOPER: Final = _VIEWER | {
     Permission.key_write,
     Permission.member_read,
 }
-_TENANT_ADMIN: Final = _DEVELOPER | {Permission.member_write, Permission.audit_read}
+_TENANT_ADMIN: Final = _DEVELOPER | {Permission.member_write, Permission.budget_write, Permission.audit_read}
 
 PERMISSIONS: Final[dict[Role, frozenset[Permission]]] = {
     Role.viewer: _VIEWER,

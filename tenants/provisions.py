@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenants.activity import Sightings
+from tenants.budgets import FindService
 from tenants.keys import ServiceCheck
 from tenants.logins import LoginDesk
 from tenants.schemas import QuotaDefaults
@@ -14,10 +15,13 @@ from tenants.tenancy import Blocker
 
 @dataclass(frozen=True, slots=True)
 class Provisions:
-    """`blockers` count what other domains' objects a tenant owns; `check_services` knows the services."""
+    """`blockers` count what other domains' objects a tenant owns; `check_services` and `find_service`
+    know the services.
+    """
 
     login_desk: LoginDesk
     quota_defaults: QuotaDefaults
     blockers: Sequence[Blocker]
     check_services: ServiceCheck
+    find_service: FindService
     sightings: Sightings

@@ -13,6 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from tenants.limits import Limits, Network, Priority, Route
 from tenants.permissions import MemberRole, Permission, Role
 from tenants.quotas import Resource
 
@@ -22,6 +23,9 @@ UserName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.@-]{0,61}[a-z0-9])?$(
 KeyName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)")]
 DisplayName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$(?!\n)")]
 Password = Annotated[str, Meta(max_length=256)]
+KeyServices = Annotated[list[str], Meta(max_length=500)]
+KeyRoutes = Annotated[list[Route], Meta(max_length=100)]
+KeyNetworks = Annotated[list[Network], Meta(max_length=100)]
 
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,11 +40,17 @@ class TenantState(StrEnum):
 class NewTenant(Input, frozen=True):
     name: TenantName
     display_name: DisplayName | None = None
+    limits: Limits = Limits()
+    priority: Priority = Priority.normal
 
 
 class TenantChange(Input, frozen=True):
+    """`limits` are replaced as a whole: `{}` lifts them all."""
+
     display_name: DisplayName | None = None
     state: TenantState | None = None
+    limits: Limits | None = None
+    priority: Priority | None = None
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -48,6 +58,8 @@ class Tenant(msgspec.Struct, frozen=True):
     name: str
     display_name: str
     state: TenantState
+    limits: Limits
+    priority: Priority
     version: int
     created_at: datetime
 
@@ -139,14 +151,30 @@ class OneTimePassword(msgspec.Struct, frozen=True):
 
 
 class NewKey(Input, frozen=True):
-    """`scopes` default to inference alone; `services` are the ids of the services it opens, all of them if empty."""
+    """`scopes` default to inference alone.
+
+    `services` are the ids of the services that it opens, `routes` what it may call of them, `networks` where it may
+    be used from; where one is empty, all of them. These and `limits` hold at the gateway.
+    """
 
     name: KeyName
     scopes: Annotated[list[Permission], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [Permission.inference]
     )
-    services: Annotated[list[str], Meta(max_length=500)] = []
+    services: KeyServices = []
+    routes: KeyRoutes = []
+    networks: KeyNetworks = []
+    limits: Limits = Limits()
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class KeyChange(Input, frozen=True):
+    """Each list and `limits` are replaced as a whole: an empty list opens everything, `{}` lifts the limits."""
+
+    services: KeyServices | None = None
+    routes: KeyRoutes | None = None
+    networks: KeyNetworks | None = None
+    limits: Limits | None = None
 
 
 class KeyState(StrEnum):
@@ -164,12 +192,16 @@ class Key(msgspec.Struct, frozen=True):
     prefix: str
     scopes: list[Permission]
     services: list[str]
+    routes: list[str]
+    networks: list[str]
+    limits: Limits
     state: KeyState
     created_by: str
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    version: int
 
 
 class CreatedKey(msgspec.Struct, frozen=True):

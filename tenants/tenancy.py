@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,7 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import InUse, NameTaken, NotFound
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.pagination import Page, PageRequest
+from tenants import limits as limiting
 from tenants.errors import LimitBelowUse
+from tenants.limits import Priority
 from tenants.queries import tenancy as queries
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.schemas import NewTenant, Quota, QuotaDefaults, Tenant, TenantChange, TenantState
@@ -40,6 +43,8 @@ async def create_tenant(work: Work, new: NewTenant, defaults: QuotaDefaults) -> 
         name=new.name,
         display_name=new.display_name or new.name,
         state=TenantState.active.value,
+        limits=limiting.stored(new.limits),
+        priority=new.priority.value,
         version=1,
         created_at=work.now(),
     )
@@ -56,6 +61,7 @@ async def create_tenant(work: Work, new: NewTenant, defaults: QuotaDefaults) -> 
     }
     queries.add_quotas(work.session, row.id, limits)
     work.record("tenant.created", "tenant", row.id, tenant_id=row.id, detail={"name": row.name})
+    work.wake(SNAPSHOT)
     return shown(row)
 
 
@@ -75,14 +81,19 @@ async def lock_tenant(work: Work, name_or_id: str) -> TenantRow:
 
 async def update_tenant(work: Work, row: TenantRow, change: TenantChange) -> Tenant:
     """Change what `change` names; suspending stops the tenant's keys at the gateway and its members' logins."""
-    detail: dict[str, str] = {}
+    detail: dict[str, Any] = {}
     if change.display_name is not None and change.display_name != row.display_name:
         row.display_name = detail["display_name"] = change.display_name
     if change.state is not None and change.state != row.state:
         row.state = detail["state"] = change.state.value
-        work.wake(SNAPSHOT)
+    if change.limits is not None and change.limits != limiting.read(row.limits):
+        row.limits = limiting.stored(change.limits)
+        detail["limits"] = row.limits or {}
+    if change.priority is not None and change.priority != row.priority:
+        row.priority = detail["priority"] = change.priority.value
     if detail:
         row.version += 1
+        work.wake(SNAPSHOT)
     work.record("tenant.updated", "tenant", row.id, tenant_id=row.id, detail=detail)
     return shown(row)
 
@@ -136,4 +147,13 @@ def _quota_scope(work: Work) -> str:
 
 
 def shown(row: TenantRow) -> Tenant:
-    return Tenant(row.id, row.name, row.display_name, TenantState(row.state), row.version, row.created_at)
+    return Tenant(
+        row.id,
+        row.name,
+        row.display_name,
+        TenantState(row.state),
+        limiting.read(row.limits),
+        Priority(row.priority),
+        row.version,
+        row.created_at,
+    )

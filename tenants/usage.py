@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.pagination import Page, PageRequest
-from tenants import periods
+from tenants import budgets, periods
 from tenants.queries import keys as key_queries
 from tenants.queries import usage as queries
 from tenants.usage_schemas import Grouping, UsageEntry, UsageFilter, UsageReport, UsageTotal
@@ -45,10 +45,13 @@ async def insert_usage(session: AsyncSession, records: Sequence[Mapping[str, Any
 
     A record has the members of `UsageRow`, `at` as Unix seconds or an instant; counts that are left out are 0.
     Texts are cut to their column: one odd record must not hold up the spool behind it. `last_used_at` of the keys
-    moves forward with them.
+    moves forward with them, and the budgets that they fall under are charged.
     """
     await key_queries.note_key_uses(session, _uses(records))
-    return await queries.insert(session, [_row(record) for record in records])
+    rows = {row["record_id"]: row for row in map(_row, records)}
+    new = await queries.insert(session, list(rows.values()))
+    await budgets.charge(session, [row for record_id, row in rows.items() if record_id in new])
+    return len(new)
 
 
 def _uses(records: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:

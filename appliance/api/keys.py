@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, delete, get, post
+from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
+from appliance.api.parameters import IfMatch, etag, expect
 from appliance.api.problems import problems
-from appliance.kernel.errors import Conflict, NameTaken, NotFound
+from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
 from tenants import keys
 from tenants.errors import PermissionExceeded
 from tenants.permissions import Permission
 from tenants.quotas import QuotaExceeded
-from tenants.schemas import CreatedKey, Key, NewKey
+from tenants.schemas import CreatedKey, Key, KeyChange, NewKey
 from tenants.work import Work
 
 TAGS = ["API keys"]
@@ -50,9 +51,30 @@ def _without_secret(created: CreatedKey) -> CreatedKey:
 
 
 @get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
-async def get_key(work: NamedDependency[Work], key: FromPath[str]) -> Key:
+async def get_key(work: NamedDependency[Work], key: FromPath[str]) -> Response[Key]:
     """One key, by name or id."""
-    return await keys.get_key(work, key)
+    shown = await keys.get_key(work, key)
+    return Response(shown, headers=etag(shown.version))
+
+
+@patch(
+    "/keys/{key:str}",
+    permission=Permission.key_write,
+    tags=TAGS,
+    responses=problems(NotFound, Conflict, StaleVersion),
+)
+async def update_key(
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],
+    key: FromPath[str],
+    data: JSONBody[KeyChange],
+    if_match: IfMatch = None,
+) -> Response[Key]:
+    """Change the services, routes and networks that a key is restricted to, or its limits; takes effect live."""
+    row = await keys.lock_key(work, key)
+    expect(if_match, row.version)
+    changed = await keys.update_key(work, row, data, context_of(request).parts.tenancy.check_services)
+    return Response(changed, headers=etag(changed.version))
 
 
 @post(
@@ -113,7 +135,7 @@ async def delete_platform_key(work: NamedDependency[Work], key: FromPath[str]) -
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports."""
-    return [list_keys, create_key, get_key, revoke_key, delete_key]
+    return [list_keys, create_key, get_key, update_key, revoke_key, delete_key]
 
 
 def admin_routes() -> list[ControllerRouterHandler]:

@@ -40,6 +40,7 @@ _PATH_DESCRIPTIONS: Final = {
     "version": "a branch, a tag or an id",
     "upload": "id of the upload",
     "image": "id of a registered image",
+    "budget": "id of the budget",
     "device_id": "id of the device",
     "runtime": "name of the runtime",
     "resource": "what is limited",

@@ -6,6 +6,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api import (
     audit,
+    budgets,
     compute,
     gateways,
     keys,
@@ -25,7 +26,21 @@ from appliance.api import (
 
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports: what belongs to one tenant."""
-    modules = (logins, members, keys, quotas, models, uploads, services, gateways, compute, runtimes, usage, audit)
+    modules = (
+        logins,
+        members,
+        keys,
+        quotas,
+        budgets,
+        models,
+        uploads,
+        services,
+        gateways,
+        compute,
+        runtimes,
+        usage,
+        audit,
+    )
     return [route for module in modules for route in module.tenant_routes()]
 
 

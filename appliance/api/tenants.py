@@ -58,7 +58,10 @@ async def get_tenant(work: NamedDependency[Work], tenant: FromPath[str]) -> Resp
 async def update_tenant(
     work: NamedDependency[Work], tenant: FromPath[str], data: JSONBody[TenantChange], if_match: IfMatch = None
 ) -> Response[Tenant]:
-    """Rename, suspend or activate a tenant. A suspended tenant's keys and logins open nothing."""
+    """Rename, suspend or activate a tenant, or set its limits and priority at the gateway.
+
+    A suspended tenant's keys and logins open nothing.
+    """
     row = await tenancy.lock_tenant(work, tenant)
     expect(if_match, row.version)
     changed = await tenancy.update_tenant(work, row, data)

@@ -232,5 +232,6 @@ def _provisions(
         ),
         blockers=(users.services_of_tenant, models_of_tenant),
         check_services=users.services_elsewhere,
+        find_service=users.service_for_budget,
         sightings=sightings,
     )

@@ -18,7 +18,7 @@ from appliance.services.planner import Add, Change, Forget, Forgive, Retire, Ser
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT, move
-from tenants import quotas
+from tenants import budgets, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 
 ENDED_KEPT = 20
@@ -106,6 +106,7 @@ async def _forget(session: AsyncSession, service_id: str) -> None:
     """The end of a deleted service: its rows, its port, its counts."""
     service = await session.get_one(ServiceRow, service_id)
     await release_listener(session, service_id)
+    await budgets.forget(session, service_id)
     await quotas.give_back(session, PLATFORM_SCOPE, Resource.services)
     await quotas.give_back(session, service.tenant_id, Resource.services)
     await session.execute(delete(ServiceRow).where(ServiceRow.id == service_id))

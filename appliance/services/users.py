@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.ids import TenantId
-from appliance.services.tables import DeploymentRow, ServiceRow
+from appliance.services import queries
+from appliance.services.tables import DeploymentRow, ServiceRow, ServiceShareRow
+from tenants.budget_schemas import BudgetKind
+from tenants.budgets import Subject
+from tenants.scope import TenantScope
 
 
 async def users_of_versions(session: AsyncSession, version_ids: Collection[str]) -> Mapping[str, Sequence[str]]:
@@ -27,10 +31,19 @@ async def users_of_versions(session: AsyncSession, version_ids: Collection[str])
 
 
 async def services_elsewhere(session: AsyncSession, tenant_id: TenantId, service_ids: Sequence[str]) -> Sequence[str]:
-    """Those of the ids that are no services of the tenant."""
-    query = select(ServiceRow.id).where(ServiceRow.id.in_(service_ids), ServiceRow.tenant_id == tenant_id)
+    """Those of the ids that are neither services of the tenant nor shared with it."""
+    shared = select(ServiceShareRow.service_id).where(ServiceShareRow.tenant_id == tenant_id)
+    query = select(ServiceRow.id).where(
+        ServiceRow.id.in_(service_ids), or_(ServiceRow.tenant_id == tenant_id, ServiceRow.id.in_(shared))
+    )
     known = set((await session.scalars(query)).all())
     return [service_id for service_id in service_ids if service_id not in known]
+
+
+async def service_for_budget(session: AsyncSession, scope: TenantScope, name_or_id: str) -> Subject:
+    """The service that a budget is to bound, locked so that it is not forgotten meanwhile; `ServiceNotFound`."""
+    row = await queries.find(scope, session, name_or_id, lock=True)
+    return Subject(BudgetKind.service, row.id, row.name, row.tenant_id)
 
 
 async def services_of_tenant(session: AsyncSession, tenant_id: TenantId) -> Mapping[str, int]:

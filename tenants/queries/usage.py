@@ -40,14 +40,14 @@ _COLUMNS: dict[Grouping, SQLColumnExpression[Any]] = {
 }
 
 
-async def insert(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> int:
-    """Insert the rows whose `record_id` is new; how many those were."""
+async def insert(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Insert the rows whose `record_id` is new; the ids of those."""
     if not rows:
-        return 0
+        return set()
     dialect = session.get_bind().dialect.name
     statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(UsageRow).on_conflict_do_nothing()
     inserted = await session.execute(statement.returning(UsageRow.record_id), list(rows))
-    return len(inserted.all())
+    return set(inserted.scalars())
 
 
 async def totals(

@@ -15,7 +15,7 @@ from tests.support.models import write_tiny_model
 from tests.support.waiting import eventually
 
 CANARY: Final = "canary"
-_IDS: Final = re.compile(r"\b(?:ten|usr|key|mdl|ver|upl|svc|dep|rpl|lsn|evt|aud|opr)_[0-9a-z]{20}\b")
+_IDS: Final = re.compile(r"\b(?:bdg|ten|usr|key|mdl|ver|upl|svc|dep|rpl|lsn|evt|aud|opr)_[0-9a-z]{20}\b")
 _BYTES: Final = b"canary bytes"
 
 
@@ -42,6 +42,7 @@ class Neighbour:
             "service": self._service(),
             "upload": (upload := self._upload()),
             "path": [f"{name}-file.safetensors"],
+            "budget": self._budgets(),
         }
         self.upload = upload[0]
         self._use()
@@ -83,6 +84,14 @@ class Neighbour:
         found = self.tenant.until(name, "ready")
         self.url: str = found["url"]
         return [name, found["id"]]
+
+    def _budgets(self) -> list[str]:
+        """Of the key, of the service and of the tenant itself."""
+        subjects = {"key": f"{self.name}-key", "service": f"{self.name}-service", "tenant": self.name}
+        return [
+            done(self.as_operator.post("budgets", json={kind: subject, "tokens": 10**9}))["id"]
+            for kind, subject in subjects.items()
+        ]
 
     def _upload(self) -> list[str]:
         file = {

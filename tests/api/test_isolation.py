@@ -22,13 +22,13 @@ from tests.support.appliance import Appliance, done
 
 SHARED = {"gateway": "default", "pool": "default", "flavor": "cpu-small", "runtime": "light"}
 """Path parameters that name what the platform lends to every tenant, with one that there is."""
-OWNED = {"user", "key", "model", "version", "upload", "path", "service"}
+OWNED = {"user", "key", "model", "version", "upload", "path", "service", "budget"}
 ALIASES = {"default_version": "version", "model_version": "version", "services": "service"}
 """Members of bodies that name an object under another name than paths do."""
 ADMIN = operations(document(Port.admin))
 TENANT = operations(document(Port.tenant))
 FOR_A_TENANT = [*TENANT, *(found for found in ADMIN if found.id == "import_directory")]
-VOLATILE = {"since", "until", "last_used_at"}
+VOLATILE = {"since", "until", "last_used_at", "spent", "remaining"}
 
 
 def each(found: list[Operation]) -> pytest.MarkDecorator:

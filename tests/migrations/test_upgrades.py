@@ -122,7 +122,7 @@ async def _rows(engine: AsyncEngine, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await connection.execute(text(query))]
 
 
-async def test_the_migrations_make_the_tables_that_the_code_names(empty_url: str, engine: AsyncEngine):
+async def test_the_migrations_make_the_tables_that_the_code_names(empty_url: str, engine: AsyncEngine) -> None:
     await upgrade(empty_url)
 
     def differences(connection: Connection) -> list[Any]:
@@ -132,7 +132,7 @@ async def test_the_migrations_make_the_tables_that_the_code_names(empty_url: str
         assert await connection.run_sync(differences) == []
 
 
-async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: str, engine: AsyncEngine):
+async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: str, engine: AsyncEngine) -> None:
     await _move(engine, "0001")
     await _fill(engine)
     await upgrade(empty_url)
@@ -148,7 +148,7 @@ async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: 
     assert await _rows(engine, "SELECT version FROM api_keys WHERE id = 'key_2'") == [(1,)]
 
 
-async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngine):
+async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngine) -> None:
     await _move(engine, "0001")
     await _fill(engine)
     await upgrade(empty_url)
@@ -181,7 +181,7 @@ async def _write(engine: AsyncEngine, statement: str) -> None:
         await connection.execute(text(statement))
 
 
-async def test_a_way_back_loses_no_row_of_the_release_before(empty_url: str, engine: AsyncEngine):
+async def test_a_way_back_loses_no_row_of_the_release_before(empty_url: str, engine: AsyncEngine) -> None:
     await _move(engine, "0001")
     await _fill(engine)
     await upgrade(empty_url)
@@ -192,7 +192,7 @@ async def test_a_way_back_loses_no_row_of_the_release_before(empty_url: str, eng
 
 
 @pytest.mark.postgres
-async def test_a_lock_that_is_not_had_fails_the_upgrade(postgres_server: str):
+async def test_a_lock_that_is_not_had_fails_the_upgrade(postgres_server: str) -> None:
     """Rather than queue every request behind it: the upgrade gives up, and nothing of it stays."""
     with postgres.database(postgres_server) as url:
         engine = create_engine(url)

@@ -1,7 +1,9 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.kernel.clock import ManualClock
@@ -13,10 +15,11 @@ from appliance.kernel.pagination import PageRequest
 from tenants import authentication, keys, tenancy
 from tenants.actors import Actor
 from tenants.errors import PermissionExceeded
+from tenants.limits import Limits
 from tenants.permissions import PERMISSIONS, TENANT_PERMISSIONS, Permission, Role
 from tenants.queries import keys as queries
 from tenants.quotas import QuotaExceeded, Resource
-from tenants.schemas import CreatedKey, KeyState, NewKey
+from tenants.schemas import CreatedKey, Key, KeyChange, KeyState, NewKey
 from tenants.tables import ApiKeyRow
 from tests.tenants.conftest import NewTenantOf, WorkAs, acting
 from tests.tenants.support import actions, all_services, no_services
@@ -135,6 +138,81 @@ async def test_a_key_for_certain_services(create: CreateKey, work_as: WorkAs, ac
         async with work_as(me) as work:
             await keys.create_key(work, NewKey(name="k2", services=[service]), no_services)
     assert caught.value.errors[0].pointer == "/services/0"
+
+
+async def test_what_a_key_is_restricted_to_changes_live(
+    create: CreateKey, database: Database, work_as: WorkAs, acme: TenantId
+):
+    me, service = acting(Role.developer, acme), new_id("svc")
+    limits = Limits(requests_per_minute=60, concurrent_requests=4)
+    made = (await create(me, NewKey(name="k", routes=["POST /v1/completions"] * 2, limits=limits))).key
+    assert (made.routes, made.networks, made.limits, made.version) == (["POST /v1/completions"], [], limits, 1)
+
+    async def change(**members: Any) -> Key:
+        async with work_as(me) as work:
+            return await keys.update_key(work, await keys.lock_key(work, "k"), KeyChange(**members), all_services)
+
+    changed = await change(networks=["10.0.0.0/8", "192.0.2.7", "10.0.0.0/8"], services=[service])
+    assert changed.networks == ["10.0.0.0/8", "192.0.2.7/32"]
+    assert (changed.routes, changed.services, changed.limits, changed.version) == (made.routes, [service], limits, 2)
+    lifted = await change(networks=[], routes=[], services=[], limits=Limits())
+    assert (lifted.routes, lifted.networks, lifted.services, lifted.limits) == ([], [], [], Limits())
+    async with database.read() as session:
+        row = await session.get_one(ApiKeyRow, made.id)
+        assert (row.limits, row.version) == (None, 3)
+    assert (await actions(database)).count("key.updated") == 2
+    async with work_as(me) as work:
+        assert (await keys.revoke_key(work, "k")).version == 4
+    with pytest.raises(Conflict, match="was revoked"):
+        await change(networks=[])
+
+
+@pytest.mark.parametrize(
+    "restriction",
+    [
+        {"services": ["svc_1"]},
+        {"routes": ["GET /v1/models"]},
+        {"networks": ["10.0.0.0/8"]},
+        {"limits": Limits(tokens_per_minute=1)},
+    ],
+    ids=lambda restriction: next(iter(restriction)),
+)
+async def test_what_could_make_a_key_without_a_restriction_has_none(
+    create: CreateKey, work_as: WorkAs, acme: TenantId, restriction: dict[str, Any]
+):
+    me, scopes = acting(Role.developer, acme), [Permission.inference, Permission.key_write]
+    with pytest.raises(BadInput, match="can only hold 'inference'"):
+        await create(me, NewKey(name="k", scopes=scopes, **restriction))
+    await create(me, NewKey(name="k", scopes=scopes))
+    with pytest.raises(BadInput, match="can only hold 'inference'"):
+        async with work_as(me) as work:
+            await keys.update_key(work, await keys.lock_key(work, "k"), KeyChange(**restriction), all_services)
+
+
+@pytest.mark.parametrize(
+    ("network", "hint"), [("10.0.0.1/8", "write 10.0.0.0/8"), ("10.0.0/8", "such as 192.0.2.0/24"), ("::1/129", "such")]
+)
+async def test_a_network_is_a_network(create: CreateKey, acme: TenantId, network: str, hint: str):
+    with pytest.raises(BadInput, match=hint) as caught:
+        await create(acting(Role.developer, acme), NewKey(name="k", networks=["2001:db8::/32", network]))
+    assert [error.pointer for error in caught.value.errors] == ["/networks/1"]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("routes", ["TRACE /v1/models"]),
+        ("routes", ["GET /v1/models?x"]),
+        ("routes", ["GET /v1/models\n"]),
+        ("limits", {"requests_per_minute": 0}),
+        ("limits", {"requests_per_second": 1}),
+        ("limits", {"concurrent_requests": 1.5}),
+    ],
+)
+def test_restrictions_are_bounded(member: str, value: object):
+    for schema in (NewKey, KeyChange):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({"name": "k", member: value} if schema is NewKey else {member: value}, schema)
 
 
 async def test_keys_of_other_tenants_are_not_there(
