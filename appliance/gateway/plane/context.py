@@ -10,6 +10,7 @@ from appliance.gateway.plane import debug, tables
 from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.identifiers import RequestIds
+from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import encode_record
 from appliance.gateway.plane.metrics import Metrics
@@ -32,6 +33,7 @@ class Context:
         status: StatusWriter,
         slots: SlotTable,
         spool: Spool,
+        counters: Counters,
         worker: int,
         log: Log,
     ) -> None:
@@ -40,6 +42,7 @@ class Context:
         self.status = status
         self.slots = slots
         self.spool = spool
+        self.counters = counters
         self.log = log
         self.backends = Backends(status)
         self.tables = tables.EMPTY

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,10 @@ from appliance.gateway.plane.acceptor import Acceptor
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
 from appliance.gateway.plane.exposition import exposition
+from appliance.gateway.plane.limits.layout import limits_directory
+from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
-from appliance.gateway.plane.meter import recover
+from appliance.gateway.plane.meter import encode_record, recover
 from appliance.gateway.plane.paths import (
     metrics_path,
     pid_path,
@@ -61,11 +64,13 @@ class Worker:
         status = StatusWriter(status_path(home, index))
         directory = spool_directory(home, index)
         directory.mkdir(parents=True, exist_ok=True)
-        if recovered := recover(home, index, log):
-            log.warning("usage.recovered", requests=recovered)
+        recover(home, index, log)
         slots = SlotTable(directory / SLOTS)
         spool = Spool(directory, freed=slots.free_all, log=log)
-        self._context = Context(loop=loop, status=status, slots=slots, spool=spool, worker=index, log=log)
+        counters = Counters(limits_directory(home), index, log)
+        self._context = Context(
+            loop=loop, status=status, slots=slots, spool=spool, counters=counters, worker=index, log=log
+        )
         self._snapshot = SnapshotReader(snapshot_directory(home))
         self._applied: Snapshot | None = None
         self._acceptor = Acceptor(self._context)
@@ -87,6 +92,9 @@ class Worker:
             server.close()
             path.unlink(missing_ok=True)
             self._control.close()
+            self._context.counters.close()
+            for record in self._context.metrics.take_all(self._context.metrics.minute):
+                self._context.spool.append(encode_record(record), None)
             self._context.spool.close()
             self._executor.shutdown()
             status_path(self._home, self._index).unlink(missing_ok=True)
@@ -137,7 +145,8 @@ class Worker:
         context, snapshot, error = self._context, self._snapshot.current, self._snapshot.error
         if snapshot is not None and snapshot is not self._applied:
             try:
-                context.tables = tables.build(snapshot, context.tables, context.backends)
+                with context.counters.changing():
+                    context.tables = tables.build(snapshot, context.tables, context.backends)
                 self._applied = snapshot
             except (OverflowError, ValueError) as failure:
                 error = str(failure)
@@ -154,11 +163,14 @@ class Worker:
         context.status.beat()
         context.status.set_connections(len(context.connections))
         context.date.tick()
+        context.counters.sweep()
         for connection in [each for each in context.connections if each.deadline <= now]:
             connection.check_deadline(now)
         for replica in context.backends:
             while replica.idle and now - replica.idle[0].idle_since > IDLE_S:
                 replica.idle.pop(0).close()
+        for record in context.metrics.take_minute(time.time()):
+            context.spool.append(encode_record(record), None)
         context.spool.seal_if_due(self._executor)
         self._acceptor.reload_certificates(now)
 
