@@ -10,11 +10,13 @@ from typing import Final
 
 import msgspec
 
+from appliance.gateway.plane.frames import OPEN_SUFFIX, SEALED_SUFFIX, encode_payload, read_frames
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import spool_directory
-from appliance.gateway.plane.schemas import Outcome, UsageRecord
+from appliance.gateway.plane.schemas import Outcome, SpoolRecord, UsageRecord
 from appliance.gateway.plane.slots import SLOTS, LeftOver, Progress, RequestIdentity, read_left_overs
-from appliance.gateway.plane.spool import Spool
+from appliance.gateway.plane.spool import seal_left_overs
+from appliance.kernel.files import write_atomic
 
 ABORT_S: Final = 1.0
 """The longest time between our abort and the engine's last token."""
@@ -29,7 +31,9 @@ _BYTES_PER_TOKEN: Final = 4
 _PROMPT_IS_DUE: Final = frozenset({"completed", "client_cut", "timed_out", "worker_lost"})
 """A request that the engine failed or refused is not billed an estimate of its prompt."""
 
-encode_record: Final[Callable[[UsageRecord], bytes]] = msgspec.msgpack.Encoder().encode
+_RECOVERED_SUFFIX: Final = ".recovered"
+
+encode_record: Final[Callable[[SpoolRecord], bytes]] = msgspec.msgpack.Encoder().encode
 
 
 def estimate_tokens(text_bytes: int) -> int:
@@ -104,24 +108,39 @@ def usage_record(
 def recover(home: Path, index: int, log: Log) -> int:
     """Turn what a dead worker left in its slots into records of its spool; how many there were.
 
-    Safe to repeat after a crash of its own: a record that was written twice has the same id. The worker must be
-    gone for certain.
+    Each once, also if this is killed at any point and repeated: what the worker had written already is left out,
+    and what is recovered becomes a segment only when the slots are gone. The worker must be gone for certain.
     """
     directory = spool_directory(home, index)
     path = directory / SLOTS
-    if not path.exists():
-        return 0
-    spool = Spool(directory, freed=lambda _: None, log=log)
-    now = time.monotonic()
-    recovered = 0
-    for left in read_left_overs(path):
-        spool.append(left.record or encode_record(_lost(left, now)), None)
-        recovered += 1
-    spool.close()
-    if spool.pending:
-        raise OSError(f"{directory}: the usage of {recovered} requests cannot be written")
-    path.unlink()
-    return recovered
+    _finish_recovery(directory)
+    found = []
+    if path.exists():
+        now = time.monotonic()
+        written = _ids_in_open_segments(directory)
+        left_overs = [left for left in read_left_overs(path) if left.identity.record_id not in written]
+        found = [encode_payload(left.record or encode_record(_lost(left, now))) for left in left_overs]
+        if found:
+            write_atomic(directory / f"{time.time_ns() // 1000:020d}{_RECOVERED_SUFFIX}", b"".join(found), mode=0o640)
+        _finish_recovery(directory)
+        path.unlink(missing_ok=True)
+    seal_left_overs(directory)
+    if found:
+        log.warning("usage.recovered", worker=index, requests=len(found))
+    return len(found)
+
+
+def _finish_recovery(directory: Path) -> None:
+    """Once a recovered segment is whole, the slots that it came from go, and then it is sealed."""
+    for recovered in sorted(directory.glob(f"*{_RECOVERED_SUFFIX}")):
+        (directory / SLOTS).unlink(missing_ok=True)
+        recovered.rename(recovered.with_suffix(SEALED_SUFFIX))
+
+
+def _ids_in_open_segments(directory: Path) -> set[str]:
+    """A slot is freed right after its record was written, so one that was not has its record in the last segment."""
+    segments = directory.glob(f"*{OPEN_SUFFIX}")
+    return {record.record_id for segment in segments for record, _ in read_frames(segment)}
 
 
 def _lost(left: LeftOver, now: float) -> UsageRecord:

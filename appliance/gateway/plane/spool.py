@@ -1,12 +1,14 @@
 """The spool of one worker: records gathered in memory for a moment, appended to an open segment, sealed by rename.
 
-What `flush` has written survives the process; `seal` also syncs it to the disk, in a thread. If the disk is full
+What `flush` has written survives the process; `seal` also syncs it to the disk, in a thread. Some space is kept in
+reserve for the moment at which others have filled the disk. When that is used up, or the node's bound is reached,
 the records wait in memory and their slots stay taken, so that a worker that cannot write usage ends by refusing
 requests rather than by losing what they used.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +20,18 @@ from zlib import crc32
 from appliance.gateway.plane.frames import HEADER, OPEN_SUFFIX, SEALED_SUFFIX, whole_bytes
 from appliance.gateway.plane.log import Log
 
+RESERVE: Final = "reserve"
+RESERVE_BYTES: Final = 4 * 1024 * 1024
+FULL: Final = "full"
+"""A file beside the workers' directories, as long as the node's bound on waiting usage is reached."""
+
 SEAL_BYTES: Final = 4 * 1024 * 1024
 SEAL_AFTER_S: Final = 1.0
 FLUSH_BYTES: Final = 64 * 1024
+
+
+class SpoolFullError(OSError):
+    """The bound on usage that waits for the control plane is reached."""
 
 
 class Spool:
@@ -40,6 +51,7 @@ class Spool:
         self._opened_at = 0.0
         self._failing = False
         seal_left_overs(directory)
+        self._reserve()
 
     @property
     def pending(self) -> int:
@@ -67,7 +79,7 @@ class Spool:
             return
         data = b"".join(self._pending)
         try:
-            self._write(data)
+            self._write_with_reserve(data)
         except OSError as error:
             if not self._failing:
                 self._log.error("spool.write_failed", reason=str(error), pending=self.pending)
@@ -79,8 +91,45 @@ class Spool:
         self._pending_bytes = 0
         self._freed(tags)
 
+    def _write_with_reserve(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        except SpoolFullError:
+            raise
+        except OSError:
+            if not self._release_reserve():
+                raise
+            self._write(data)
+
+    def _reserve(self) -> None:
+        """Without room for it there is none until the next time."""
+        path = self._directory / RESERVE
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._log.warning("spool.not_reserved", reason=str(error))
+            return
+        try:
+            os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            self._log.warning("spool.not_reserved", reason=str(error))
+        finally:
+            os.close(descriptor)
+
+    def _release_reserve(self) -> bool:
+        """Whether there was any."""
+        try:
+            (self._directory / RESERVE).unlink()
+        except OSError:
+            return False
+        self._log.warning("spool.reserve_used")
+        return True
+
     def _write(self, data: bytes) -> None:
         if self._descriptor is None:
+            if (self._directory.parent / FULL).exists():
+                raise SpoolFullError(errno.ENOSPC, "the bound on waiting usage is reached")
             self._descriptor, self._path = _new_segment(self._directory)
             self._written = 0
             self._opened_at = time.monotonic()
@@ -99,13 +148,23 @@ class Spool:
             return
         if self._written >= SEAL_BYTES or time.monotonic() - self._opened_at >= SEAL_AFTER_S:
             descriptor, self._descriptor = self._descriptor, None
-            executor.submit(_seal, descriptor, self._path)
+            executor.submit(self._seal_and_reserve, descriptor, self._path)
+
+    def _seal_and_reserve(self, descriptor: int, path: Path) -> None:
+        """In a thread. A segment that cannot be sealed stays open until the worker starts anew."""
+        try:
+            _seal(descriptor, path)
+        except OSError as error:
+            self._log.error("spool.not_sealed", path=str(path), reason=str(error))
+        if not self._failing and not (self._directory / RESERVE).exists():
+            self._reserve()
 
     def close(self) -> None:
         self.flush()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             _seal(descriptor, self._path)
+        (self._directory / RESERVE).unlink(missing_ok=True)
 
 
 def _new_segment(directory: Path) -> tuple[int, Path]:

@@ -107,8 +107,7 @@ class Supervisor:
         if lock is None:
             return
         try:
-            if recovered := recover(self._home, index, self._log):
-                self._log.warning("usage.recovered", worker=index, requests=recovered)
+            recover(self._home, index, self._log)
         except OSError as error:
             self._log.error("usage.not_recovered", worker=index, reason=str(error))
         finally:
