@@ -23,6 +23,7 @@ from appliance.services import creation, lifecycle, queries, views
 from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServiceNotFound
 from appliance.services.schemas import CreateService, EventView, ServiceView, UpdateService
 from appliance.services.states import ServiceState
+from appliance.services.tables import ServiceRow
 from tenants.permissions import Permission
 from tenants.quotas import QuotaExceeded
 from tenants.work import Work
@@ -75,9 +76,7 @@ async def create_service(
     parts = context_of(request).parts
 
     async def create() -> ServiceView:
-        row = await creation.create_service(work, parts.publishing, data)
-        await work.session.flush()
-        return await views.service(work.session, row, parts.public_host)
+        return await _view(request, work, await creation.create_service(work, parts.publishing, data))
 
     return await once(request, work, create)
 
@@ -123,9 +122,13 @@ async def start_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
 ) -> Response[ServiceView]:
     """Start a stopped service."""
-    row = await queries.find(work.scope, work.session, service, lock=True)
-    await lifecycle.start_service(work, row)
-    return await _answer(request, work, row, status=202)
+
+    async def start() -> ServiceView:
+        row = await queries.find(work.scope, work.session, service, lock=True)
+        await lifecycle.start_service(work, row)
+        return await _view(request, work, row)
+
+    return await once(request, work, start, status=202)
 
 
 @post(
@@ -139,9 +142,13 @@ async def stop_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
 ) -> Response[ServiceView]:
     """Stop a service; it keeps its name and port. Running requests may finish."""
-    row = await queries.find(work.scope, work.session, service, lock=True)
-    await lifecycle.stop_service(work, row)
-    return await _answer(request, work, row, status=202)
+
+    async def stop() -> ServiceView:
+        row = await queries.find(work.scope, work.session, service, lock=True)
+        await lifecycle.stop_service(work, row)
+        return await _view(request, work, row)
+
+    return await once(request, work, stop, status=202)
 
 
 @delete(
@@ -193,10 +200,13 @@ async def read_logs(
     return await context_of(request).parts.read_log(chosen.id, tail)
 
 
-async def _answer(request: AnyRequest, work: Work, row: Any, *, status: int = 200) -> Response[ServiceView]:
+async def _answer(request: AnyRequest, work: Work, row: ServiceRow, *, status: int = 200) -> Response[ServiceView]:
+    return Response(await _view(request, work, row), status_code=status, headers=etag(row.version))
+
+
+async def _view(request: AnyRequest, work: Work, row: ServiceRow) -> ServiceView:
     await work.session.flush()
-    view = await views.service(work.session, row, context_of(request).parts.public_host)
-    return Response(view, status_code=status, headers=etag(row.version))
+    return await views.service(work.session, row, context_of(request).parts.public_host)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

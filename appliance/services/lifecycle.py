@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -64,9 +65,19 @@ async def update_service(work: Work, service: ServiceRow, change: UpdateService)
     if change.timeouts is not UNSET:
         service.timeouts = changed["timeouts"] = msgspec.to_builtins(change.timeouts)
     _touch(work, service)
-    work.record("service.updated", "service", service.id, tenant_id=service.tenant_id, detail=changed)
-    note(work.session, work.clock, service.id, Phase.changed, f"changed by {work.actor.name}", detail=changed)
+    told = _without_prompt(changed)
+    work.record("service.updated", "service", service.id, tenant_id=service.tenant_id, detail=told)
+    note(work.session, work.clock, service.id, Phase.changed, f"changed by {work.actor.name}", detail=told)
     return service
+
+
+def _without_prompt(changed: dict[str, Any]) -> dict[str, Any]:
+    """What is kept for good does not hold the system prompt, only which it was."""
+    defaults = changed.get("defaults")
+    if not defaults or not defaults.get("system_prompt"):
+        return changed
+    digest = hashlib.sha256(defaults["system_prompt"].encode()).hexdigest()
+    return changed | {"defaults": defaults | {"system_prompt": f"sha256:{digest}"}}
 
 
 async def _scale(work: Work, service: ServiceRow, replicas: int) -> int:

@@ -90,20 +90,25 @@ def plan(service: ServiceFacts, now: datetime) -> list[Change]:
         return [Retire(replica.id) for replica in live if replica.state not in LEAVING]
     changes: list[Change] = []
     for deployment in service.deployments:
-        mine = [r for r in live if r.deployment_id == deployment.id and r.state in COMING_OR_UP]
+        mine = [replica for replica in live if replica.deployment_id == deployment.id]
         changes += _plan_deployment(deployment, mine, now)
     return changes
 
 
 def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], now: datetime) -> Iterable[Change]:
-    current = [replica for replica in mine if replica.generation == deployment.generation]
-    outdated = [replica for replica in mine if replica.generation != deployment.generation]
+    """Replicas of this generation that are still leaving are waited for: a service that is stopped and started again
+    and again never holds more than it is counted for.
+    """
+    current = [r for r in mine if r.state in COMING_OR_UP and r.generation == deployment.generation]
+    outdated = [r for r in mine if r.state in COMING_OR_UP and r.generation != deployment.generation]
+    leaving = sum(r.state in LEAVING and r.generation == deployment.generation for r in mine)
     yield from (Retire(replica.id) for replica in outdated)
     surplus = len(current) - deployment.replicas
+    missing = deployment.replicas - len(current) - leaving
     if surplus > 0:
         yield from (Retire(replica.id) for replica in sorted(current, key=_least_missed)[:surplus])
-    elif surplus < 0 and (deployment.next_start_at is None or deployment.next_start_at <= now):
-        yield Add(deployment.id, -surplus)
+    elif missing > 0 and (deployment.next_start_at is None or deployment.next_start_at <= now):
+        yield Add(deployment.id, missing)
     elif surplus == 0 and deployment.failures and all(_is_stable(replica, now) for replica in current):
         yield Forgive(deployment.id)
 
@@ -152,8 +157,11 @@ def _summarise_running(service: ServiceFacts, live: Sequence[ReplicaFacts]) -> S
         return Show(ServiceState.degraded, reason or f"{ready} of {wanted} replicas are ready")
     if any(deployment.failures for deployment in service.deployments):
         return Show(ServiceState.failed, reason)
-    started = any(replica.state in (ReplicaState.starting, ReplicaState.joining) for replica in live)
-    return Show(ServiceState.starting, "") if started else Show(ServiceState.pending, reason)
+    if any(replica.state in (ReplicaState.starting, ReplicaState.joining) for replica in live):
+        return Show(ServiceState.starting, "")
+    leaving = sum(replica.state in LEAVING for replica in live)
+    waits = f"{leaving} former replicas are still stopping" if leaving == len(live) and leaving else ""
+    return Show(ServiceState.pending, reason or waits)
 
 
 def _why(service: ServiceFacts, live: Sequence[ReplicaFacts]) -> str:
