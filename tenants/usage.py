@@ -32,6 +32,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "queue_ms": 0.0,
     "ttft_ms": None,
     "duration_ms": 0.0,
+    "inter_token_count": 0,
+    "inter_token_ms": 0.0,
 }
 _LENGTHS: Final[dict[str, int | None]] = {
     attribute.name: attribute.type.length

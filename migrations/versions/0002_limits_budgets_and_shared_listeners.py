@@ -1,4 +1,4 @@
-"""Limits, budgets and shared listeners.
+"""Limits, budgets, shared listeners, rolled up usage and latencies.
 
 Revises: 0001.
 Expand only: what is added is nullable or has a default of the database's, so that the release before writes on.
@@ -40,8 +40,12 @@ def upgrade() -> None:
         postgresql_where=sa.text("service_id IS NULL"),
         sqlite_where=sa.text("service_id IS NULL"),
     )
+    op.add_column("usage_records", sa.Column("inter_token_count", sa.BigInteger(), server_default="0", nullable=False))
+    op.add_column("usage_records", sa.Column("inter_token_ms", sa.Double(), server_default="0", nullable=False))
     _create_service_shares()
     _create_budgets()
+    _create_usage_rollups()
+    _create_latency_records()
 
 
 def _create_service_shares() -> None:
@@ -87,8 +91,60 @@ def _create_budgets() -> None:
     op.create_index("ix_budgets_tenant_id_id", "budgets", ["tenant_id", "id"], unique=False)
 
 
+def _create_usage_rollups() -> None:
+    op.create_table(
+        "usage_rollups",
+        sa.Column("record_id", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("span_s", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=128), nullable=False),
+        sa.Column("key_id", sa.String(length=128), nullable=False),
+        sa.Column("service_id", sa.String(length=128), nullable=False),
+        sa.Column("model", sa.String(length=255), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("cut", sa.BigInteger(), nullable=False),
+        sa.Column("estimated", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("tail_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_in", sa.BigInteger(), nullable=False),
+        sa.Column("bytes_out", sa.BigInteger(), nullable=False),
+        sa.Column("duration_ms", sa.Double(), nullable=False),
+        sa.Column("queue_ms", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("record_id", name=op.f("pk_usage_rollups")),
+    )
+    op.create_index("ix_usage_rollups_tenant_id_at", "usage_rollups", ["tenant_id", "at"], unique=False)
+    op.create_index("ix_usage_rollups_at", "usage_rollups", ["at"], unique=False)
+
+
+def _create_latency_records() -> None:
+    op.create_table(
+        "latency_records",
+        sa.Column("record_id", sa.String(length=64), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("span_s", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=128), nullable=False),
+        sa.Column("service_id", sa.String(length=128), nullable=False),
+        sa.Column("deployment_id", sa.String(length=128), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("duration", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("queue", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("first_token", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("inter_token", sa.JSON(none_as_null=True), nullable=True),
+        sa.PrimaryKeyConstraint("record_id", name=op.f("pk_latency_records")),
+    )
+    op.create_index("ix_latency_records_service_id_at", "latency_records", ["service_id", "at"], unique=False)
+    op.create_index("ix_latency_records_at", "latency_records", ["at"], unique=False)
+
+
 def downgrade() -> None:
     """Only SQL that both databases know: SQLite drops a column by itself since 3.35."""
+    op.drop_table("latency_records")
+    op.drop_table("usage_rollups")
     op.drop_table("budgets")
     op.drop_table("service_shares")
     op.drop_index("uq_listeners_shared", "listeners")
@@ -99,6 +155,7 @@ def downgrade() -> None:
         ("services", ("gateway_id", "affinity", "capture", "queue", "limits")),
         ("api_keys", ("version", "limits", "networks", "routes")),
         ("tenants", ("priority", "limits")),
+        ("usage_records", ("inter_token_ms", "inter_token_count")),
     ):
         for column in columns:
             op.drop_column(table, column)
