@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export APPLIANCE_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt lint types arch lock openapi check test test-all campaign bench-launch migrate package clean
+.PHONY: help setup run fmt lint types arch lock openapi check test test-all campaign bench-launch bench-gateway migrate package clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-all: dev ## every test; Docker, PostgreSQL and the engines are required
 
 bench-launch: dev ## what is ours between the create request and the first token
 	@$(BIN)/python -m bench.launch
+
+bench-gateway: dev ## the gateway beside nginx, Envoy, vllm-router and LiteLLM (ARGS="--only appliance,envoy --rounds 3")
+	@$(BIN)/python -m bench.gateway $(ARGS)
 
 campaign: dev ## the long runs: pairs of crash points, many kills; seeded, recorded in docs/campaigns
 	@$(BIN)/python -m tests.campaign
