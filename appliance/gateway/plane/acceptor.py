@@ -1,54 +1,25 @@
-"""The listening sockets of one worker: accepting, TLS, handing duplicates back to the supervisor."""
+"""The listening sockets of one worker: accepting, TLS, handing duplicates back to the supervisor.
+
+A listener that cannot be accepted on (its certificate is missing or wrong) is tried again until it can; if it is a
+changed one, it goes on as it was until then.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import ssl
-from pathlib import Path
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from appliance.gateway.plane.client_protocol import connection_factory
+from appliance.gateway.plane.certificates import Certificates, certificates_of
+from appliance.gateway.plane.client_protocol import ClientConnection
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.listening import BACKLOG
-from appliance.gateway.plane.schemas import Listener, TlsFiles
+from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.tls_transport import TlsTransport
 
-_RELOAD_S = 1.0
-_HANDSHAKE_S = 10.0
-
-
-class Certificates:
-    """A TLS context whose certificate follows its files. New handshakes get the new one, connections stay."""
-
-    def __init__(self, files: TlsFiles) -> None:
-        self._files = files
-        self._seen = self._identity()
-        self.context = self._load()
-
-    def reload_if_changed(self) -> bool:
-        """`OSError` (with `ssl.SSLError`) if the new files cannot be used; the old certificate stays."""
-        seen = self._identity()
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        self._load()  # a pair that does not match must not half replace the one in use
-        self.context.load_cert_chain(self._files.certificate, self._files.key)
-        return True
-
-    def _identity(self) -> tuple[int, ...]:
-        parts: list[int] = []
-        for name in (self._files.certificate, self._files.key):
-            with contextlib.suppress(FileNotFoundError):
-                found = Path(name).stat()
-                parts += [found.st_ino, found.st_mtime_ns, found.st_size]
-        return tuple(parts)
-
-    def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        context.load_cert_chain(self._files.certificate, self._files.key)
-        return context
+_RELOAD_S: Final = 1.0
 
 
 class _Accepting:
@@ -69,32 +40,48 @@ class _Accepting:
         self.certificates = certificates
 
 
+class _Waiting(NamedTuple):
+    """One that could not be accepted on so far, and why."""
+
+    listener: Listener
+    kept: socket.socket
+    reason: str
+
+
 class Acceptor:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._accepting: dict[str, _Accepting] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._changing = asyncio.Lock()
+        self._retrying: asyncio.Task[None] | None = None
         self._reload_at = 0.0
 
     def held(self) -> list[tuple[Listener, socket.socket]]:
-        return [(accepting.listener, accepting.kept) for accepting in self._accepting.values()]
+        """One socket for each listener: those that it could not be accepted on yet, too."""
+        held = {each.listener.id: (each.listener, each.kept) for each in self._accepting.values()}
+        held |= {each.listener.id: (each.listener, each.kept) for each in self._waiting.values()}
+        return list(held.values())
 
     async def add(self, listener: Listener, given: socket.socket) -> None:
         """Accept on `given`; it takes the place of the listener's former socket."""
-        certificates: Certificates | None = None
+        async with self._changing:
+            self._forget_waiting(listener.id)
+            await self._add(listener, given, "")
+
+    async def _add(self, listener: Listener, given: socket.socket, known: str) -> None:
+        """`known`: why it failed before, which is not told again."""
         try:
-            certificates = Certificates(listener.tls) if listener.tls is not None else None
-            server = await self._context.loop.create_server(
-                connection_factory(self._context, listener),
-                sock=given.dup(),
-                ssl=certificates.context if certificates is not None else None,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=_HANDSHAKE_S if certificates is not None else None,
-            )
+            certificates = certificates_of(listener)
+            factory = protocol_factory(self._context, listener, certificates)
+            server = await self._context.loop.create_server(factory, sock=given.dup(), backlog=BACKLOG)
         except OSError as error:
-            self._context.log.error(  # noqa: TRY400 - the reason says it all
-                "listener.failed", listener=listener.id, port=listener.port, reason=str(error)
-            )
-            given.close()
+            reason = str(error)
+            self._waiting[listener.id] = _Waiting(listener, given, reason)
+            if reason != known:
+                self._context.log.error(  # noqa: TRY400 - the reason says it all
+                    "listener.failed", listener=listener.id, port=listener.port, reason=reason
+                )
             return
         former = self._accepting.pop(listener.id, None)
         self._accepting[listener.id] = _Accepting(listener, given, server, certificates)
@@ -103,24 +90,38 @@ class Acceptor:
             former.kept.close()
         self._context.log.info("listener.accepting", listener=listener.id, host=listener.host, port=listener.port)
 
+    async def _retry(self) -> None:
+        async with self._changing:
+            for listener, kept, reason in [self._waiting.pop(each) for each in list(self._waiting)]:
+                await self._add(listener, kept, reason)
+
     async def remove(self, listener_id: str) -> None:
         """Accept what is queued, then no more."""
-        accepting = self._accepting.pop(listener_id, None)
-        if accepting is None:
-            return
-        accepting.server.close()
-        await self._accept_queued(accepting)
-        accepting.kept.close()
+        async with self._changing:
+            self._forget_waiting(listener_id)
+            accepting = self._accepting.pop(listener_id, None)
+            if accepting is None:
+                return
+            accepting.server.close()
+            await self._accept_queued(accepting)
+            accepting.kept.close()
         self._context.log.info("listener.closed", listener=listener_id)
 
     async def close(self) -> None:
-        for listener_id in list(self._accepting):
+        for listener_id in [*self._accepting, *self._waiting]:
             await self.remove(listener_id)
 
+    def _forget_waiting(self, listener_id: str) -> None:
+        if waiting := self._waiting.pop(listener_id, None):
+            waiting.kept.close()
+
     def reload_certificates(self, now: float) -> None:
+        """At most once a second: follow certificates that changed, and try again what could not be accepted on."""
         if now < self._reload_at:
             return
         self._reload_at = now + _RELOAD_S
+        if self._waiting and (self._retrying is None or self._retrying.done()):
+            self._retrying = self._context.loop.create_task(self._retry())
         for accepting in self._accepting.values():
             if accepting.certificates is None:
                 continue
@@ -134,8 +135,7 @@ class Acceptor:
 
     async def _accept_queued(self, accepting: _Accepting) -> None:
         """Connections that the kernel has completed would be reset with the socket."""
-        factory = connection_factory(self._context, accepting.listener)
-        tls = accepting.certificates.context if accepting.certificates is not None else None
+        factory = protocol_factory(self._context, accepting.listener, accepting.certificates)
         while True:
             try:
                 connection, _ = accepting.kept.accept()
@@ -143,6 +143,14 @@ class Acceptor:
                 return
             connection.setblocking(False)
             with contextlib.suppress(OSError):
-                await self._context.loop.connect_accepted_socket(
-                    factory, connection, ssl=tls, ssl_handshake_timeout=_HANDSHAKE_S if tls is not None else None
-                )
+                await self._context.loop.connect_accepted_socket(factory, connection)
+
+
+def protocol_factory(
+    context: Context, listener: Listener, certificates: Certificates | None
+) -> Callable[[], asyncio.BaseProtocol]:
+    """What the loop asks for each connection that it accepts."""
+    if certificates is None:
+        return lambda: ClientConnection(context, listener)
+    tls = certificates.context
+    return lambda: TlsTransport(context, tls, ClientConnection(context, listener))

@@ -13,7 +13,6 @@ and Envoy in front of an engine decide alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -177,8 +176,7 @@ class ClientConnection(Connection):
         try:
             admitted = admit(head, self._listener.id, request_id, self._context, self.peer)
             if isinstance(admitted, Request) and head.has_body:
-                limit = min(self._listener.max_body_bytes, admitted.service.shard.max_body_bytes)
-                self._body = BodyReader(head, limit, started=self._context.now())
+                self._body = BodyReader(head, admitted.max_body_bytes, started=self._context.now())
         except Refusal as refusal:
             self._refuse(refusal, head, request_id, unread=head.has_body)
             return
@@ -212,13 +210,12 @@ class ClientConnection(Connection):
     def _start(self, request: Request, body: bytes) -> None:
         request.bytes_in = len(body)
         request.complete_at = self._context.now()
-        if request.head.method != b"GET":
-            try:
-                request.prepared = prepare(request.route, body, request.service)
-            except Refusal as refusal:
-                self._state = State.HEAD
-                self._refuse(refusal, request.head, request.request_id)
-                return
+        try:
+            request.prepared = prepare(request, body)
+        except Refusal as refusal:
+            self._state = State.HEAD
+            self._refuse(refusal, request.head, request.request_id)
+            return
         self._state = State.BUSY
         exchange = self._exchange = Exchange(self._context, self, request)
         exchange.start()
@@ -281,7 +278,7 @@ class ClientConnection(Connection):
             request_id,
             refusal.status,
             answers.JSON,
-            refusal.body(),
+            refusal.body(head.path),
             extra=refusal.headers,
             close=refusal.close,
             unread=unread,
@@ -312,7 +309,3 @@ class ClientConnection(Connection):
         self._body = None
         self._request = None
         self.linger()
-
-
-def connection_factory(context: Context, listener: Listener) -> Callable[[], ClientConnection]:
-    return lambda: ClientConnection(context, listener)

@@ -51,7 +51,8 @@ class TlsFiles(Struct, frozen=True):
 class Listener(Struct, frozen=True):
     """Without a service it is shared: its requests go to the services that name `gateway_id`, by their path's first
     segment or their body's `model`. Seconds: `head_s` for a whole head, `idle_s` between requests; bytes per second
-    that a body must come with on average once `body_grace_s` are over.
+    that a body must come with on average once `body_grace_s` are over. `tls_by_name`: the certificates for clients that
+    ask for these names (`*.` stands for any one label); all others get that of `tls`.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Listener(Struct, frozen=True):
     idle_s: float = 75.0
     body_grace_s: float = 10.0
     body_min_rate: int = 1024
+    tls_by_name: dict[str, TlsFiles] = {}
 
 
 class NodeSettings(Struct, frozen=True):
