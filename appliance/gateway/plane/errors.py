@@ -1,4 +1,5 @@
-"""Refusals, and their form: OpenAI's error envelope `{"error": {"message", "type", "param", "code"}}`.
+"""Refusals, and their form: OpenAI's error envelope `{"error": {"message", "type", "param", "code"}}`, or on paths of
+the Open Inference Protocol (`/v2...`, `/{service}/v2...`) `{"error": "message"}`.
 
 A message says what is wrong and what to do next, and nothing about how the appliance is built or about anyone
 else's objects.
@@ -41,8 +42,18 @@ class Refusal(Exception):
         self.headers = headers
         self.close = close
 
-    def body(self) -> bytes:
+    def body(self, path: bytes = b"") -> bytes:
+        """`path`: of the request; the Open Inference Protocol has a form of its own."""
+        if speaks_v2(path):
+            return _encode({"error": self.message})
         return envelope(self.message, self.kind, self.code, self.param)
+
+
+def speaks_v2(path: bytes) -> bool:
+    if b"/v2" not in path:
+        return False
+    segments = path.split(b"/", 3)
+    return b"v2" in segments[1:3]
 
 
 def envelope(message: str, kind: str, code: str, param: str | None = None) -> bytes:
@@ -60,6 +71,15 @@ def invalid_key(message: str = "Incorrect API key provided.") -> Refusal:
         "invalid_api_key",
         f"{message} Send a key of this service's tenant as 'Authorization: Bearer <key>'.",
         headers=b"www-authenticate: Bearer\r\n",
+    )
+
+
+def model_not_found(name: str) -> Refusal:
+    return Refusal(
+        404,
+        "model_not_found",
+        f"The model '{name[:200]}' does not exist here or you do not have access to it; GET /v1/models lists yours.",
+        param="model",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.principal import Principal
-from appliance.gateway.plane.schemas import KeyEntry, TenantEntry
+from appliance.gateway.plane.route import Matched, Pending
 from appliance.gateway.plane.tables import ServiceTable
 
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -24,7 +24,8 @@ class Grant(Protocol):
 class Request:
     """`at` is Unix seconds, `started` the same moment on the loop's clock: when the head was complete. `peer` is the
     client's IP address, `tenant` the key's tenant (whose limits, priority and salt count, whoever owns the service),
-    `addressed` the deployment that the client asks for by name.
+    `addressed` the deployment that the client asks for by name. `service` is not set before `prepare` where the
+    body's model tells it.
     """
 
     __slots__ = (
@@ -38,8 +39,13 @@ class Request:
         "head",
         "keep_alive",
         "key",
+        "line",
+        "matched",
+        "max_body_bytes",
         "peer",
+        "pending",
         "prepared",
+        "principal",
         "request_id",
         "route",
         "service",
@@ -47,23 +53,34 @@ class Request:
         "tenant",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that is known of it at its head
         self,
         *,
         head: RequestHead,
-        service: ServiceTable,
         principal: Principal,
-        route: str,
+        service: ServiceTable | None,
+        pending: Pending | None,
+        matched: Matched,
+        line: bytes,
+        max_body_bytes: int,
         request_id: bytes,
         at: float,
         started: float,
-        peer: str = "",
+        peer: str,
     ) -> None:
         self.head = head
-        self.service = service
-        self.key: KeyEntry = principal.key
-        self.tenant: TenantEntry = principal.tenant
-        self.route = route
+        self.principal = principal
+        self.key = principal.key
+        self.tenant = principal.tenant
+        if service is not None:
+            self.service = service
+        self.pending = pending
+        """Where the body's model is looked up; None if the head has told the service."""
+        self.matched = matched
+        self.route = matched.route.label
+        self.line = line
+        """Method and target for the engine."""
+        self.max_body_bytes = max_body_bytes
         self.request_id = request_id
         self.at = at
         self.started = started
@@ -96,14 +113,15 @@ class Request:
             state = self.head.fields.get(b"tracestate")
             if state is not None and _TRACE_STATE.fullmatch(state):
                 trace += b"tracestate: %b\r\n" % state
-        if self.prepared is None:
-            return b"%b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (
-                self.route.encode(),
-                unique.encode(),
-                trace,
-            )
-        body = self.prepared.body
-        return (
-            b"%b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-request-id: %b\r\n%b\r\n%b"
-        ) % (self.route.encode(), len(body), unique.encode(), trace, body)
+        prepared = self.prepared
+        if prepared is None:
+            return b"%b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (self.line, unique.encode(), trace)
+        body = prepared.body
+        return b"%b HTTP/1.1\r\nhost: engine\r\n%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+            self.line,
+            prepared.fields,
+            len(body),
+            unique.encode(),
+            trace,
+            body,
+        )

@@ -1,58 +1,161 @@
 """From a listener and a request line to a service and one of its allowed routes.
 
-The raw path is compared byte for byte with the allow-list: nothing is decoded or normalised, so `//`, `%2f` or `..`
-cannot reach anything. What is not listed does not exist.
+A listener is one service's, or it is shared: then the path's first segment names the service (`/{service}/v1/...`),
+or for paths without one the body's `model` does, and until the body is there the request has no service.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Final, NamedTuple
 
-from appliance.gateway.plane.errors import Refusal
+from appliance.gateway.plane.directory import Directory
+from appliance.gateway.plane.errors import Refusal, body_too_large, model_not_found
 from appliance.gateway.plane.head import RequestHead
-from appliance.gateway.plane.tables import ServiceTable
+from appliance.gateway.plane.principal import Listing, Principal
+from appliance.gateway.plane.routes import Route
+from appliance.gateway.plane.tables import ServiceTable, Tables
 
 PUBLIC: Final = frozenset({(b"HEAD", b"/"), (b"GET", b"/healthz"), (b"HEAD", b"/healthz")})
 """Answered by the gateway without a key; they tell nothing but that a gateway is there."""
 
+MODELS_ROUTE: Final = "GET /v1/models"
+"""What a key's routes must hold for the list of models and each of its entries."""
+
 _MODELS: Final = b"/v1/models"
 _MODEL: Final = b"/v1/models/"
+_V2_MODEL: Final = b"/v2/models/"
+_V2_ANSWERS: Final = {
+    b"/v2": b'{"name":"appliance","version":"2","extensions":["binary_tensor_data"]}',
+    b"/v2/health/live": b'{"live":true}',
+    b"/v2/health/ready": b'{"ready":true}',
+}
+"""What a shared listener says of itself in the Open Inference Protocol."""
+_IGNORED_QUERY = re.compile(rb"api-version=[0-9A-Za-z.-]{0,40}")
+"""Clients of Azure's API put it on every request; it changes nothing here."""
 
 
-def own_answer(head: RequestHead, service: ServiceTable) -> bytes | None:
+class Matched(NamedTuple):
+    """`line` is the beginning of the request line for the engine, `model` the model if the path names it."""
+
+    route: Route
+    line: bytes
+    model: str | None = None
+
+
+class Place(NamedTuple):
+    """Where a request on a shared listener leads. `service` None: its body's model tells; `path` is what follows the
+    service's name.
+    """
+
+    service: ServiceTable | None
+    path: bytes
+
+
+class Pending(NamedTuple):
+    """What the service of a request is looked up in when its body is there."""
+
+    tables: Tables
+    directory: Directory
+    principal: Principal
+
+
+def own_answer(method: bytes, path: bytes, listing: Listing) -> bytes | None:
     """The body of an answer that the gateway gives itself to an authenticated client, None if it is not one."""
+    if method != b"GET" or not path.startswith(_MODELS):
+        return None
+    if path == _MODELS:
+        return listing.whole
+    if not path.startswith(_MODEL):
+        return None
+    answer = listing.each.get(path.removeprefix(_MODEL))
+    if answer is None:
+        raise model_not_found(path.removeprefix(_MODEL).decode("ascii"))
+    return answer
+
+
+def shared_answer(head: RequestHead, directory: Directory, principal: Principal, gateway_id: str) -> bytes | None:
+    """`own_answer` of a shared listener."""
     if head.method != b"GET":
         return None
-    if head.path == _MODELS:
-        return service.models_answer
-    if head.path.startswith(_MODEL):
-        answer = service.model_answers.get(head.path.removeprefix(_MODEL))
-        if answer is None:
-            raise model_not_found(head.path.removeprefix(_MODEL).decode("ascii"))
-        return answer
-    return None
+    if head.path.startswith(_MODELS):
+        return own_answer(head.method, head.path, directory.listing(principal, gateway_id))
+    return _V2_ANSWERS.get(head.path)
 
 
-def engine_route(head: RequestHead, service: ServiceTable) -> str:
-    """`METHOD /path` of the allow-list; `Refusal` 404 or 405 for anything else."""
-    route = service.routes.get(b"%b %b" % (head.method, head.path))
+def locate(path: bytes, tables: Tables, directory: Directory, principal: Principal) -> Place:
+    """`Refusal` 404 if the path names a service that the key may not use, or none."""
+    if path.startswith(_V2_MODEL):
+        model = path.split(b"/", 4)[3].decode("ascii")
+        return Place(_existing(tables, directory.by_model(model, principal)), path)
+    first, slash, rest = path[1:].partition(b"/")
+    if not slash or first in (b"v1", b"v2"):
+        return Place(None, path)
+    return Place(_existing(tables, directory.by_path(first, principal)), b"/" + rest)
+
+
+def engine_route(method: bytes, path: bytes, service: ServiceTable) -> Matched:
+    """`Refusal` 404 or 405 for what is not in the service's allow-list."""
+    route = service.routes.fixed(method, path)
     if route is not None:
-        return route
-    methods = service.methods.get(head.path)
-    if methods is not None:
+        return Matched(route, route.line)
+    found = service.routes.find(method, path)
+    if found is None:
+        raise not_listed(method, path, service.routes.methods(path))
+    model = found.model()
+    if model is not None and model not in service.models:
+        raise model_not_found(model)
+    return Matched(found.route, found.line(service.shard.served_model.encode()), model)
+
+
+def pending_route(method: bytes, path: bytes, directory: Directory) -> Matched:
+    """The route of a request whose body's model will tell its service."""
+    route = directory.route(method, path)
+    if route is None:
+        raise not_listed(method, path, directory.methods(path))
+    return Matched(route, route.line)
+
+
+def with_query(line: bytes, route: Route, query: bytes) -> bytes:
+    """`line` with the query string, if the route declares one. `Refusal` 400 if it does not."""
+    if not query:
+        return line
+    if route.query:
+        return line + b"?" + query
+    if _IGNORED_QUERY.fullmatch(query):
+        return line
+    raise Refusal(400, "unexpected_query", f"{route.label} takes no query string; send its parameters in the body.")
+
+
+def resolve(pending: Pending, route: Route, model: str | None, body_bytes: int) -> ServiceTable:
+    """The service of a request by its body's `model`. `Refusal` 400, 404 or 413."""
+    if model is None:
         raise Refusal(
+            400,
+            "model_required",
+            "Name the model in the body's 'model'; GET /v1/models lists yours.",
+            param="model",
+        )
+    service = _existing(pending.tables, pending.directory.by_model(model, pending.principal))
+    method, _, path = route.line.partition(b" ")
+    if service.routes.fixed(method, path) is None:
+        raise not_listed(method, path, [])
+    if body_bytes > service.shard.max_body_bytes:
+        raise body_too_large(service.shard.max_body_bytes)
+    return service
+
+
+def not_listed(method: bytes, path: bytes, methods: list[str]) -> Refusal:
+    if methods:
+        return Refusal(
             405,
             "method_not_allowed",
-            f"{head.method.decode()} is not allowed here; allowed: {', '.join(methods)}.",
+            f"{method.decode()} is not allowed here; allowed: {', '.join(methods)}.",
             headers=f"allow: {', '.join(methods)}\r\n".encode(),
         )
-    raise Refusal(404, "unknown_url", f"Unknown request URL: {head.method.decode()} {head.path.decode('ascii')[:200]}.")
+    return Refusal(404, "unknown_url", f"Unknown request URL: {method.decode()} {path.decode('ascii')[:200]}.")
 
 
-def model_not_found(name: str) -> Refusal:
-    return Refusal(
-        404,
-        "model_not_found",
-        f"The model '{name[:200]}' does not exist here or you do not have access to it; GET /v1/models lists yours.",
-        param="model",
-    )
+def _existing(tables: Tables, service_id: str) -> ServiceTable:
+    """Directories are made of the tables' own services."""
+    return tables.services[service_id]

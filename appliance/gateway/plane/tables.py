@@ -1,16 +1,23 @@
 """What a request is looked up in: built from a snapshot when one arrives, so that a request decodes nothing.
 
-A table of a service whose shard did not change is used again as it is.
+What did not change is used again as it is: the table of a service whose shard is the same, the directory of a tenant
+none of whose services changed its name, models, routes or gateway. Directories and principals are made at their
+first use.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from msgspec import Raw
 
 from appliance.gateway.plane.backends import Backends, Replica
-from appliance.gateway.plane.schemas import KEY_BUCKETS, KeyEntry, Listener, ServiceShard, TenantEntry
+from appliance.gateway.plane.directory import Directory, card, list_models, names, offered, seen_alike
+from appliance.gateway.plane.principal import UNKNOWN_TENANT, Principal
+from appliance.gateway.plane.routes import route_table
+from appliance.gateway.plane.schemas import KEY_BUCKETS, KeyEntry, Listener, SamplingDefaults, ServiceShard, TenantEntry
 from appliance.gateway.plane.snapshot import Snapshot
 
 _encode = msgspec.json.Encoder().encode
@@ -26,9 +33,22 @@ class DeploymentTable:
 
 
 class ServiceTable:
-    """A service with its answers and look-ups made ready."""
+    """A service with its answers and look-ups made ready. `sampling`, `system_message`, `served_model` and
+    `cache_salt` are JSON to be put into a request's body.
+    """
 
-    __slots__ = ("deployments", "methods", "model_answers", "models", "models_answer", "routes", "shard")
+    __slots__ = (
+        "cache_salt",
+        "deployments",
+        "listing",
+        "models",
+        "replica_ids",
+        "routes",
+        "sampling",
+        "served_model",
+        "shard",
+        "system_message",
+    )
 
     def __init__(self, shard: ServiceShard, backends: Backends) -> None:
         self.shard = shard
@@ -40,30 +60,30 @@ class ServiceTable:
             )
             for deployment in shard.deployments
         ]
-        self.models = frozenset((shard.served_model, *shard.aliases))
-        self.routes: dict[bytes, str] = {}
-        """`METHOD /path` to itself as text."""
-        self.methods: dict[bytes, list[str]] = {}
-        """Path to the methods that it allows."""
-        for route in shard.routes:
-            method, _, path = route.partition(" ")
-            self.routes[route.encode()] = route
-            self.methods.setdefault(path.encode(), []).append(method)
-        cards = {
-            name: {"id": name, "object": "model", "created": shard.created_at, "owned_by": shard.tenant_name}
-            for name in (shard.served_model, *shard.aliases)
-        }
-        self.models_answer = _encode({"object": "list", "data": list(cards.values())})
-        self.model_answers = {name.encode(): _encode(card) for name, card in cards.items()}
+        self.replica_ids = frozenset(replica.id for deployment in self.deployments for replica in deployment.replicas)
+        self.routes = route_table(tuple(shard.routes))
+        self.models = names(shard)
+        self.listing = list_models([card(shard, name) for name in offered(shard)])
+        self.served_model = Raw(_encode(shard.served_model))
+        self.sampling = _sampling(shard.defaults)
+        prompt = shard.defaults.system_prompt
+        self.system_message = _encode({"role": "system", "content": prompt}) if prompt else None
+        self.cache_salt = None if shard.cache_salt is None else Raw(_encode(shard.cache_salt))
 
-    def replica_ids(self) -> set[str]:
-        return {replica.id for deployment in self.deployments for replica in deployment.replicas}
+
+def _sampling(defaults: SamplingDefaults) -> tuple[tuple[str, Raw], ...]:
+    values = {
+        "temperature": defaults.temperature,
+        "top_p": defaults.top_p,
+        "repetition_penalty": defaults.repetition_penalty,
+    }
+    return tuple((name, Raw(_encode(value))) for name, value in values.items() if value is not None)
 
 
 class Tables:
-    """One version, whole. Replaced, never changed."""
+    """One version, whole. Replaced, never changed but for what is made at its first use."""
 
-    __slots__ = ("_keys", "listeners", "services", "tenants", "version")
+    __slots__ = ("_directories", "_keys", "_principals", "listeners", "services", "tenants", "version")
 
     def __init__(
         self,
@@ -72,21 +92,48 @@ class Tables:
         services: dict[str, ServiceTable],
         keys: list[dict[str, KeyEntry]],
         tenants: dict[str, TenantEntry],
+        directories: Mapping[tuple[str, str], Directory] | None = None,
     ) -> None:
         self.version = version
         self.listeners = listeners
         self.services = services
         self._keys = keys
         self.tenants = tenants
+        self._directories = dict(directories or {})
+        self._principals: dict[str, Principal] = {}
 
-    def key(self, sha256_hex: str) -> KeyEntry | None:
-        return self._keys[int(sha256_hex[:2], 16) % KEY_BUCKETS].get(sha256_hex)
+    def principal(self, sha256_hex: str) -> Principal | None:
+        """Whose key has this hash."""
+        principal = self._principals.get(sha256_hex)
+        if principal is None:
+            key = self._keys[int(sha256_hex[:2], 16) % KEY_BUCKETS].get(sha256_hex)
+            if key is None:
+                return None
+            principal = Principal(key, self.tenants.get(key.tenant_id, UNKNOWN_TENANT))
+            self._principals[sha256_hex] = principal
+        return principal
 
     def service_of(self, listener_id: str) -> ServiceTable | None:
         listener = self.listeners.get(listener_id)
         if listener is None or listener.service_id is None:
             return None
         return self.services.get(listener.service_id)
+
+    def directory(self, gateway_id: str, tenant_id: str) -> Directory:
+        """What keys of this tenant find on the gateway's shared listeners."""
+        found = self._directories.get((gateway_id, tenant_id))
+        if found is None:
+            shards = (table.shard for table in self.services.values() if table.shard.gateway_id == gateway_id)
+            visible = [shard for shard in shards if shard.tenant_id == tenant_id or tenant_id in shard.shared_with]
+            found = self._directories[gateway_id, tenant_id] = Directory(tenant_id, visible)
+        return found
+
+    def directories_without(self, changed: list[ServiceShard]) -> Mapping[tuple[str, str], Directory]:
+        """Those in which none of `changed` is to be found."""
+        stale = {
+            (shard.gateway_id, tenant_id) for shard in changed for tenant_id in (shard.tenant_id, *shard.shared_with)
+        }
+        return {where: directory for where, directory in self._directories.items() if where not in stale}
 
 
 EMPTY: Final = Tables(0, {}, {}, [{} for _ in range(KEY_BUCKETS)], {})
@@ -96,12 +143,15 @@ def build(snapshot: Snapshot, before: Tables, backends: Backends) -> Tables:
     """The tables of `snapshot`. Afterwards `backends` knows exactly its replicas (and those still in use)."""
     services = {}
     named: set[str] = set()
+    changed = [table.shard for service_id, table in before.services.items() if service_id not in snapshot.services]
     for shard in snapshot.services.values():
         table = before.services.get(shard.id)
         if table is None or table.shard is not shard:
+            if table is None or not seen_alike(table.shard, shard):
+                changed += [shard] if table is None else [table.shard, shard]
             table = ServiceTable(shard, backends)
         services[shard.id] = table
-        named |= table.replica_ids()
+        named |= table.replica_ids
     backends.retire_all_but(named)
     return Tables(
         snapshot.version,
@@ -109,4 +159,5 @@ def build(snapshot: Snapshot, before: Tables, backends: Backends) -> Tables:
         services,
         snapshot.key_buckets,
         snapshot.tenants,
+        before.directories_without(changed),
     )

@@ -1,0 +1,36 @@
+"""A body ready for the engine, and what the gateway must know of it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+JSON_FIELDS: Final = b"content-type: application/json\r\n"
+
+
+class Prepared:
+    """`include_usage` and `continuous_usage`: whether the client asked for them. `fields` are the lines of the
+    engine's head that describe the body.
+    """
+
+    __slots__ = (
+        "body",
+        "choices",
+        "continuous_usage",
+        "fields",
+        "include_usage",
+        "model",
+        "prompt_estimate",
+        "stream",
+        "token_limit",
+    )
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.fields = JSON_FIELDS
+        self.model = ""
+        self.stream = False
+        self.include_usage = False
+        self.continuous_usage = False
+        self.choices = 1
+        self.token_limit = 0
+        self.prompt_estimate = 0
