@@ -227,8 +227,9 @@ class ServiceShard(Struct, frozen=True):
     served_model: str
     deployments: list[Deployment]
     routes: list[str]
-    """The allow-list, as "METHOD /path"; nothing else reaches an engine. A segment `{name}` stands for any one
-    segment of unreserved characters. Errors on routes under `/v2` are told as the Open Inference Protocol does.
+    """The allow-list, as "METHOD /path[ raw][ query]" (see `routes`); nothing else reaches an engine. A segment
+    `{name}` stands for any one segment of unreserved characters. Errors on routes under `/v2` are told as the Open
+    Inference Protocol does.
     """
     aliases: list[str] = []
     usage_in_every_chunk: bool = False
@@ -256,6 +257,8 @@ class ServiceShard(Struct, frozen=True):
     """Whether the engine schedules by the request's `priority` (lower comes first)."""
     asleep: bool = False
     """No replica runs because nobody asked: a request wakes the service and waits."""
+    remote_media: bool = False
+    """Whether messages may name public https URLs for the engine to fetch. Else media come as `data:` URIs."""
 
 
 # Status: workers and supervisor to control plane
