@@ -16,6 +16,7 @@ from appliance.gateway.plane.balance import choose
 from appliance.gateway.plane.chunked import LAST_CHUNK, encode_chunk
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
+from appliance.gateway.plane.infer import header_length_line
 from appliance.gateway.plane.ledger import Ledger
 from appliance.gateway.plane.relay import Relay, StreamRelay, error_event, relay_for
 from appliance.gateway.plane.request import Request
@@ -190,7 +191,7 @@ class Exchange:
             length,
             keep_alive=request.keep_alive and not self._context.draining,
             chunked=request.chunked_answer,
-            extra=b"cache-control: no-cache\r\n" if streams else b"",
+            extra=b"cache-control: no-cache\r\n" if streams else header_length_line(fields),
         )
 
     def on_data(self, data: bytes) -> None:
