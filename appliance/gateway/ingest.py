@@ -1,19 +1,20 @@
-"""The spool ingest: usage rows equal the sealed segments that the gateway's workers have left.
+"""The spool ingest: rows of usage and latency equal the sealed segments that the gateway's workers have left.
 
-A record is inserted under its unique id and a segment is removed only after the commits that hold all of it; so a
-kill at any point between leaves the segment to be read again, to no effect. Segments that are still being written
-are not touched: a worker seals them after a second, and its replacement seals what a killed one left, without the
-torn frame at the end.
+A segment is claimed first: from then on the gateway does not sum it up with others. A record is inserted under its
+unique id and a segment is removed only after the commits that hold all of it; so a kill at any point between leaves
+the segment to be read again, to no effect. Segments that are still being written are not touched: a worker seals
+them after a second, and its replacement seals what a killed one left, without the torn frame at the end.
 
 What cannot be ingested is put aside in `gateway/spool/quarantine`, logged and counted, and not tried again: a
 damaged segment (after its records before the damage were taken), and single records that the database refuses.
+Latencies that there is no table for are counted and let go; usage never is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,15 +23,29 @@ import msgspec
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.gateway.plane.frames import whole_bytes
-from appliance.gateway.plane.wire import UsageRecord, read_frames, sealed_segments
+from appliance.gateway.plane.wire import (
+    Durations,
+    LatencyRecord,
+    SpoolRecord,
+    UsageRecord,
+    UsageRollup,
+    claim,
+    read_records,
+    sealed_segments,
+    whole_bytes,
+)
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.files import write_atomic
 from appliance.kernel.leases import Guarded
 from appliance.kernel.logging import get_logger
 
-InsertUsage = Callable[[AsyncSession, list[dict[str, Any]]], Awaitable[int]]
-"""Inserts what is not there yet, by `record_id`; how many were new. The members are those of `UsageRecord`."""
+Insert = Callable[[AsyncSession, list[dict[str, Any]]], Awaitable[int]]
+"""Inserts what is not there yet, by `record_id`; how many were new. The members are those of the record, histograms
+as `{"buckets": {"<bucket>": count}, "sum_s": seconds}`.
+"""
+
+Kind = type[UsageRecord] | type[UsageRollup] | type[LatencyRecord]
+_KINDS: Final[tuple[Kind, ...]] = (UsageRecord, UsageRollup, LatencyRecord)
 
 BATCH: Final = 500
 """Records in one transaction: SQLite's one writer is not kept for long."""
@@ -52,24 +67,28 @@ class IngestStatus(msgspec.Struct, frozen=True):
     inserted: int = 0
     refused_records: int = 0
     damaged_segments: int = 0
+    skipped_latencies: int = 0
 
 
 @dataclass(slots=True)
 class _Segment:
     path: Path
-    records: list[UsageRecord]
+    records: list[SpoolRecord]
     is_damaged: bool
-    refused: list[tuple[UsageRecord, str]] = field(default_factory=list)
+    refused: list[tuple[SpoolRecord, str]] = field(default_factory=list)
 
 
 class UsageIngest:
-    """`spool` is `gateway/spool` under APPLIANCE_HOME."""
+    """`spool` is `gateway/spool` under APPLIANCE_HOME; `others` insert the records that are not single requests."""
 
     name = "usage-ingest"
     period_s = 2.0
 
-    def __init__(self, guarded: Guarded, spool: Path, insert: InsertUsage) -> None:
-        self._guarded, self._spool, self._insert = guarded, spool, insert
+    def __init__(
+        self, guarded: Guarded, spool: Path, insert: Insert, others: Mapping[Kind, Insert] | None = None
+    ) -> None:
+        self._guarded, self._spool = guarded, spool
+        self._inserts: dict[Kind, Insert] = {UsageRecord: insert, **(others or {})}
         self._status = IngestStatus()
 
     @property
@@ -84,13 +103,23 @@ class UsageIngest:
             except OSError:
                 log.exception("spool.segment_unreadable", path=str(path))
                 continue
-            await self._take(segment)
+            if segment is not None:
+                await self._take(segment)
         return self._status
 
     async def _take(self, segment: _Segment) -> None:
-        inserted = 0
-        for start in range(0, len(segment.records), BATCH):
-            inserted += await self._insert_batch(segment, segment.records[start : start + BATCH])
+        inserted = skipped = 0
+        for kind in _KINDS:
+            records = [record for record in segment.records if isinstance(record, kind)]
+            insert = self._inserts.get(kind)
+            if insert is not None:
+                for start in range(0, len(records), BATCH):
+                    inserted += await self._insert_batch(segment, insert, records[start : start + BATCH])
+            elif kind is LatencyRecord:
+                skipped += len(records)
+            else:
+                for record in records:
+                    _refuse(segment, record, "this release has no table for it")
         await asyncio.to_thread(_put_aside, segment, self._spool / "quarantine")
         reached("usage.segment_removed")
         before = self._status
@@ -100,9 +129,10 @@ class UsageIngest:
             inserted=before.inserted + inserted,
             refused_records=before.refused_records + len(segment.refused),
             damaged_segments=before.damaged_segments + segment.is_damaged,
+            skipped_latencies=before.skipped_latencies + skipped,
         )
 
-    async def _insert_batch(self, segment: _Segment, records: Sequence[UsageRecord]) -> int:
+    async def _insert_batch(self, segment: _Segment, insert: Insert, records: Sequence[SpoolRecord]) -> int:
         sound = []
         for record in records:
             if (reason := unsound(record)) is None:
@@ -110,34 +140,44 @@ class UsageIngest:
             else:
                 _refuse(segment, record, reason)
         try:
-            return await self._insert_all(sound)
+            return await self._insert_all(insert, sound)
         except DBAPIError as error:
             if not _blames_data(error):
                 raise
-        return await self._insert_singly(segment, sound)
+        return await self._insert_singly(segment, insert, sound)
 
-    async def _insert_singly(self, segment: _Segment, records: Sequence[UsageRecord]) -> int:
+    async def _insert_singly(self, segment: _Segment, insert: Insert, records: Sequence[SpoolRecord]) -> int:
         """One of these was refused and took the others with it: find out which."""
         inserted = 0
         for record in records:
             try:
-                inserted += await self._insert_all([record])
+                inserted += await self._insert_all(insert, [record])
             except DBAPIError as error:
                 if not _blames_data(error):
                     raise
                 _refuse(segment, record, str(error.orig))
         return inserted
 
-    async def _insert_all(self, records: Sequence[UsageRecord]) -> int:
+    async def _insert_all(self, insert: Insert, records: Sequence[SpoolRecord]) -> int:
         if not records:
             return 0
         async with self._guarded.write() as session:
-            inserted = await self._insert(session, [msgspec.structs.asdict(record) for record in records])
+            inserted = await insert(session, [_members(record) for record in records])
         reached("usage.batch_committed")
         return inserted
 
 
-def unsound(record: UsageRecord) -> str | None:
+def _members(record: SpoolRecord) -> dict[str, Any]:
+    members = msgspec.structs.asdict(record)
+    if isinstance(record, LatencyRecord):
+        for name, value in members.items():
+            if isinstance(value, Durations):
+                buckets = {str(bucket): count for bucket, count in value.buckets.items()}
+                members[name] = {"buckets": buckets, "sum_s": value.sum_s}
+    return members
+
+
+def unsound(record: SpoolRecord) -> str | None:
     """Why no database could store the record, whatever became of its texts; None if one can."""
     for name, value in msgspec.structs.asdict(record).items():
         match value:
@@ -148,7 +188,7 @@ def unsound(record: UsageRecord) -> str | None:
     return None if 0 <= record.at < _END_OF_TIME else f"at is {record.at}"
 
 
-def _refuse(segment: _Segment, record: UsageRecord, reason: str) -> None:
+def _refuse(segment: _Segment, record: SpoolRecord, reason: str) -> None:
     log.error("usage.record_refused", record=record.record_id, segment=str(segment.path), reason=reason)
     segment.refused.append((record, reason))
 
@@ -161,14 +201,19 @@ def _blames_data(error: DBAPIError) -> bool:
     return type(error).__name__ in ("IntegrityError", "DataError")
 
 
-def _read(path: Path) -> _Segment:
-    records = [record for record, _ in read_frames(path)]
-    return _Segment(path, records, is_damaged=whole_bytes(path) < path.stat().st_size)
+def _read(path: Path) -> _Segment | None:
+    """None if the gateway was quicker and has summed it up: then its sums are a segment."""
+    taken = claim(path)
+    if taken is None:
+        return None
+    reached("usage.segment_claimed")
+    records = [record for record, _ in read_records(taken)]
+    return _Segment(taken, records, is_damaged=whole_bytes(taken) < taken.stat().st_size)
 
 
 def _put_aside(segment: _Segment, quarantine: Path) -> None:
     """Remove a segment whose records are committed; keep what was not understood or not accepted."""
-    name = f"{segment.path.parent.name}-{segment.path.name}"
+    name = f"{segment.path.parent.name}-{segment.path.stem}.seg"
     if segment.refused:
         quarantine.mkdir(exist_ok=True)
         lines = [{"reason": reason, "record": record} for record, reason in segment.refused]

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.gateway.ingest import BATCH, UsageIngest
+from appliance.gateway.ingest import BATCH, Insert, Kind, UsageIngest
 from appliance.gateway.plane.frames import encode_frame
-from appliance.gateway.plane.wire import UsageRecord
+from appliance.gateway.plane.wire import Durations, LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
 from appliance.kernel import leases
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
@@ -45,13 +45,22 @@ def record(number: int, **changes: Any) -> UsageRecord:
     return msgspec.structs.replace(usage, **changes)
 
 
+def rollup(number: int) -> UsageRollup:
+    return UsageRollup(f"sum_{number}", 1_767_225_600.0, 3600, "ten_1", "key_1", "svc_1", "chat", 10)
+
+
+def latency(number: int) -> LatencyRecord:
+    duration = Durations({40: 1}, 0.5)
+    return LatencyRecord(f"lat_{number}", 1_767_225_600.0, 60, "ten_1", "svc_1", "dep_1", 1, duration=duration)
+
+
 class Spool:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.quarantine = directory / "quarantine"
         directory.mkdir()
 
-    def write(self, name: str, records: Sequence[UsageRecord], *, worker: int = 1, tail: bytes = b"") -> Path:
+    def write(self, name: str, records: Sequence[SpoolRecord], *, worker: int = 1, tail: bytes = b"") -> Path:
         folder = self.directory / f"worker-{worker}"
         folder.mkdir(exist_ok=True)
         path = folder / name
@@ -169,7 +178,50 @@ async def test_stale_holder_ingests_nothing(
     with pytest.raises(LeaseLost):
         await ingest.reconcile()
     assert await totals(database) == (0, 0)
-    assert spool.files() == ["worker-1/01.seg"]
+    assert spool.files() == ["worker-1/01.taken"]
+
+
+async def test_claimed_segment_of_a_killed_process_is_taken_by_the_next(
+    database: Database, spool: Spool, ingest: UsageIngest
+) -> None:
+    spool.write("01.taken", [record(1)])
+    await ingest.reconcile()
+    assert await totals(database) == (1, 5)
+    assert spool.files() == []
+
+
+async def test_sums_and_latencies_go_to_their_own_tables(guarded: Guarded, spool: Spool) -> None:
+    taken: list[tuple[str, list[dict[str, Any]]]] = []
+
+    def inserter(name: str) -> Insert:
+        async def insert(_: AsyncSession, records: list[dict[str, Any]]) -> int:
+            taken.append((name, records))
+            return len(records)
+
+        return insert
+
+    others: dict[Kind, Insert] = {UsageRollup: inserter("sums"), LatencyRecord: inserter("latencies")}
+    ingest = UsageIngest(guarded, spool.directory, inserter("usage"), others)
+    spool.write("01.seg", [latency(1), record(1), rollup(2), record(3)])
+    status = await ingest.reconcile()
+    assert (status.records, status.inserted) == (4, 4)
+    assert [(name, [each["record_id"] for each in records]) for name, records in taken] == [
+        ("usage", ["use_00000001", "use_00000003"]),
+        ("sums", ["sum_2"]),
+        ("latencies", ["lat_1"]),
+    ]
+    assert taken[2][1][0]["duration"] == {"buckets": {"40": 1}, "sum_s": 0.5}
+
+
+async def test_kinds_without_a_table_hold_up_nothing_and_usage_is_kept(
+    database: Database, spool: Spool, ingest: UsageIngest
+) -> None:
+    spool.write("01.seg", [latency(1), record(1), rollup(2)])
+    status = await ingest.reconcile()
+    assert (status.inserted, status.refused_records, status.skipped_latencies) == (1, 1, 1)
+    assert await totals(database) == (1, 5)
+    (name,) = spool.files()
+    assert '"record_id":"sum_2"' in (spool.directory / name).read_text()
 
 
 _PROGRAM = """

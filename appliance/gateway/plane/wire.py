@@ -5,7 +5,7 @@ The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), 
 """
 
 from appliance.gateway.plane.exposition import merge_expositions
-from appliance.gateway.plane.frames import read_frames, sealed_segments
+from appliance.gateway.plane.frames import claim, read_frames, read_records, sealed_segments, whole_bytes
 from appliance.gateway.plane.local import scrape
 from appliance.gateway.plane.paths import (
     listeners_report_path,
@@ -95,11 +95,13 @@ __all__ = [
     "UsageRecord",
     "UsageRollup",
     "WorkerStatus",
+    "claim",
     "key_shard",
     "listeners_report_path",
     "merge_expositions",
     "pid_path",
     "read_frames",
+    "read_records",
     "read_status",
     "scrape",
     "sealed_segments",
@@ -108,5 +110,6 @@ __all__ = [
     "start_ticks",
     "status_path",
     "supervisor_pid_path",
+    "whole_bytes",
     "worker_indexes",
 ]
