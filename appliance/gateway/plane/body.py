@@ -1,38 +1,83 @@
-"""Request bodies: of a declared length or chunked, bounded, and arriving at a minimum rate."""
+"""Request bodies: of a declared length or chunked, bounded, and arriving at a minimum rate.
+
+Each is bounded by its listener, and all that a worker holds at a time together by `BodyMemory`: whoever sends much
+slowly, or waits in a queue with it, does not take the memory that the others need.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from appliance.gateway.plane.chunked import ChunkDecoder, MalformedChunk
-from appliance.gateway.plane.errors import bad_framing, body_too_large
+from appliance.gateway.plane.errors import Refusal, bad_framing, body_too_large, unavailable
 from appliance.gateway.plane.head import RequestHead
+from appliance.gateway.plane.schemas import Listener
 
-GRACE_S: Final = 15.0
-MIN_RATE: Final = 16 * 1024
-"""Bytes per second, on the average after the grace."""
 MAX_CHUNKS: Final = 16_384
 """Of a chunked body, above one for each KiB: more are an attack on the decoder."""
+MAX_HELD: Final = 256 * 1024 * 1024
+"""Bytes of all bodies that one worker holds, from their first byte until their answers begin."""
+
+
+class BodyMemory:
+    """What the bodies in one worker take; `held` never exceeds `limit` (bytes)."""
+
+    __slots__ = ("held", "limit")
+
+    def __init__(self, limit: int = MAX_HELD) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def check(self, size: int) -> None:
+        """`Refusal` 503 if a body of `size` bytes has no room now."""
+        if self.held + size > self.limit:
+            raise _no_room()
+
+    def take(self, size: int) -> None:
+        """Whoever takes gives back, once. `Refusal` 503 if there is no room: nothing was taken."""
+        if self.held + size > self.limit:
+            refusal = _no_room()
+            refusal.close = True
+            raise refusal
+        self.held += size
+
+    def give(self, size: int) -> None:
+        self.held -= size
 
 
 class BodyReader:
-    """`deadline`, on the loop's clock, moves with what has arrived. `Refusal` 413 before more than `limit` bytes are
-    kept, 400 for a broken coding.
+    """`deadline`, on the loop's clock, moves with what has arrived. `Refusal` 413 before more than `limit` bytes of a
+    chunked body are kept (a declared length is checked before, by `check_length`), 503 if `memory` has no room, 400
+    for a broken coding. Ends with `content` or `drop`.
     """
 
-    __slots__ = ("_decoder", "_limit", "_pieces", "_received", "_remaining", "_started", "complete", "deadline")
+    __slots__ = (
+        "_decoder",
+        "_limit",
+        "_listener",
+        "_memory",
+        "_pieces",
+        "_remaining",
+        "_started",
+        "complete",
+        "deadline",
+        "received",
+    )
 
-    def __init__(self, head: RequestHead, limit: int, *, started: float) -> None:
+    def __init__(
+        self, head: RequestHead, limit: int, listener: Listener, memory: BodyMemory, *, started: float
+    ) -> None:
         self._limit = limit
+        self._listener = listener
+        self._memory = memory
         self._started = started
         self._pieces: list[bytes] = []
-        self._received = 0
         self._decoder = ChunkDecoder() if head.chunked else None
         self._remaining = head.content_length or 0
+        self.received = 0
+        """Bytes of the body so far; as many are taken of `memory`."""
         self.complete = False
-        self.deadline = started + GRACE_S
-        if self._remaining > limit:
-            raise body_too_large(limit)
+        self.deadline = started + listener.body_grace_s
 
     def feed(self, data: bytes) -> bytes:
         """Take of `data` what is the body's and return the rest."""
@@ -44,9 +89,11 @@ class BodyReader:
             self._remaining -= len(payload)
             self.complete = self._remaining == 0
         if payload:
+            self._memory.take(len(payload))
             self._pieces.append(payload)
-            self._received += len(payload)
-            self.deadline = self._started + GRACE_S + self._received / MIN_RATE
+            self.received += len(payload)
+            listener = self._listener
+            self.deadline = self._started + listener.body_grace_s + self.received / listener.body_min_rate
         return rest
 
     def _decode(self, decoder: ChunkDecoder, data: bytes) -> tuple[bytes, bytes]:
@@ -54,14 +101,32 @@ class BodyReader:
             payload = decoder.feed(data)
         except MalformedChunk as error:
             raise bad_framing(str(error)) from None
-        if self._received + len(payload) > self._limit:
+        if self.received + len(payload) > self._limit:
             refusal = body_too_large(self._limit)
             refusal.close = True
             raise refusal
-        if decoder.chunks > MAX_CHUNKS + (self._received >> 10):
+        if decoder.chunks > MAX_CHUNKS + (self.received >> 10):
             raise bad_framing("too many chunks")
         self.complete = decoder.done
         return payload, decoder.rest
 
     def content(self) -> bytes:
+        """The whole body; what it took of the memory is now the caller's to give back."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def drop(self) -> None:
+        """The body is of no use any more."""
+        self._pieces.clear()
+        self._memory.give(self.received)
+        self.received = 0
+
+
+def check_length(declared: int, limit: int, memory: BodyMemory) -> None:
+    """`Refusal` 413 or 503 by the length alone, before anything of the body is read."""
+    if declared > limit:
+        raise body_too_large(limit)
+    memory.check(declared)
+
+
+def _no_room() -> Refusal:
+    return unavailable("overloaded", "The gateway holds too many request bodies; try again shortly.", retry_after_s=1)

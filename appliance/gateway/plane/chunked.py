@@ -1,5 +1,7 @@
-"""Decoding of chunked transfer coding, strictly: hexadecimal sizes, CRLF everywhere, extensions bounded and ignored,
-trailers refused (RFC 9112, 7.1).
+"""Decoding of chunked transfer coding, strictly: hexadecimal sizes, CRLF everywhere (RFC 9112, 7.1).
+
+Extensions and trailers are checked, bounded over the whole body, and dropped: nothing here has a use for them, and
+what is forwarded is framed anew.
 """
 
 from __future__ import annotations
@@ -8,8 +10,16 @@ import re
 from typing import Final
 
 MAX_LINE: Final = 1024
-_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,12})(?:[ \t]*;[\t -~\x80-\xff]*)?")
+MAX_EXTRA: Final = 8 * 1024
+"""Bytes of all extensions and trailers of one body together."""
+MAX_DIGITS: Final = 12
+_EXTENDED = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*;[\t -~\x80-\xff]*")
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _CRLF: Final = b"\r\n"
+
+_PAYLOAD_END: Final = 0
+_SIZE: Final = -1
+_TRAILER: Final = -2
 
 
 class MalformedChunk(ValueError):
@@ -19,12 +29,13 @@ class MalformedChunk(ValueError):
 class ChunkDecoder:
     """Feed it what arrives; it gives back the payload. After `done`, `rest` is what came behind the body."""
 
-    __slots__ = ("_buffer", "_remaining", "chunks", "done", "rest")
+    __slots__ = ("_buffer", "_extra", "_remaining", "chunks", "done", "rest")
 
     def __init__(self) -> None:
         self._buffer = b""
-        self._remaining = -1
-        """Bytes of the chunk's payload to come; 0: its CRLF; -1: a size line; -2: the last CRLF."""
+        self._remaining = _SIZE
+        """Bytes of the chunk's payload to come, or what else is expected next."""
+        self._extra = 0
         self.chunks = 0
         self.done = False
         self.rest = b""
@@ -44,7 +55,7 @@ class ChunkDecoder:
                 pieces.append(piece)
                 if self._remaining:
                     break
-            line_end = data.find(_CRLF, at)
+            line_end = at if data.startswith(_CRLF, at) else data.find(_CRLF, at)
             if line_end < 0:
                 self._keep(data[at:])
                 break
@@ -59,26 +70,50 @@ class ChunkDecoder:
         """An unfinished line; refuse at once what cannot become a good one."""
         if len(rest) > MAX_LINE:
             raise MalformedChunk("a line of the chunked coding is too long")
-        if self._remaining in (0, -2) and rest not in (b"", b"\r"):
+        if self._remaining == _PAYLOAD_END and rest not in (b"", b"\r"):
             raise MalformedChunk("a chunk is longer than its size")
-        if self._remaining == -1 and b"\n" in rest:
-            raise MalformedChunk("a chunk size ends with a bare LF")
+        if b"\n" in rest or b"\r" in rest[:-1]:
+            raise MalformedChunk("a bare CR or LF in the chunked coding")
         self._buffer = rest
 
     def _line(self, line: bytes) -> bool:
         """Take one line without its CRLF; True at the end of the body."""
-        if self._remaining == -1:
-            match = _SIZE_LINE.fullmatch(line)
-            if match is None or len(line) > MAX_LINE:
-                raise MalformedChunk("a chunk size")
-            self._remaining = int(match[1], 16) or -2
+        if self._remaining == _SIZE:
+            self._remaining = self._size(line) or _TRAILER
             self.chunks += 1
             return False
+        if self._remaining == _PAYLOAD_END:
+            if line:
+                raise MalformedChunk("a chunk is longer than its size")
+            self._remaining = _SIZE
+            return False
         if line:
-            raise MalformedChunk("trailers are not accepted" if self._remaining == -2 else "a chunk's end")
-        self.done = self._remaining == -2
-        self._remaining = -1
-        return self.done
+            if not _FIELD.fullmatch(line):
+                raise MalformedChunk("a trailer")
+            self._count(line)
+            return False
+        self.done = True
+        return True
+
+    def _size(self, line: bytes) -> int:
+        digits = line
+        if not line.isalnum():  # signs, underscores and blanks, which `int` takes, are no digits here
+            match = _EXTENDED.fullmatch(line)
+            if match is None:
+                raise MalformedChunk("a chunk size")
+            self._count(line)
+            digits = match[1]
+        if len(digits) > MAX_DIGITS:
+            raise MalformedChunk("a chunk size")
+        try:
+            return int(digits, 16)
+        except ValueError:
+            raise MalformedChunk("a chunk size") from None
+
+    def _count(self, line: bytes) -> None:
+        self._extra += len(line)
+        if len(line) > MAX_LINE or self._extra > MAX_EXTRA:
+            raise MalformedChunk("too many bytes in extensions or trailers")
 
 
 def encode_chunk(payload: bytes) -> bytes:

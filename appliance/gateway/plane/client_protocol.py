@@ -18,7 +18,7 @@ from typing import Final
 
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admission import OwnAnswer, admit, request_id_of
-from appliance.gateway.plane.body import BodyReader
+from appliance.gateway.plane.body import BodyReader, check_length
 from appliance.gateway.plane.connection import CLOSE_S, Connection
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.defaults import prepare
@@ -30,6 +30,8 @@ from appliance.gateway.plane.schemas import Listener
 
 MAX_PIPELINED: Final = 64 * 1024
 MAX_DISCARD: Final = 256 * 1024
+FIRST_REQUEST_S: Final = 1.0
+"""How long a new connection may take to send something once the worker drains."""
 
 
 class State(Enum):
@@ -43,7 +45,18 @@ class State(Enum):
 class ClientConnection(Connection):
     """Its listener's bounds are those of the moment it was accepted."""
 
-    __slots__ = ("_body", "_buffer", "_exchange", "_head_begun", "_listener", "_processing", "_request", "_state")
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_discarding",
+        "_exchange",
+        "_fresh",
+        "_head_begun",
+        "_listener",
+        "_processing",
+        "_request",
+        "_state",
+    )
 
     def __init__(self, context: Context, listener: Listener) -> None:
         super().__init__(context, listener.idle_s)
@@ -52,8 +65,13 @@ class ClientConnection(Connection):
         self._state = State.HEAD
         self._head_begun = False
         """Whether a part of the next head has come: its own deadline runs."""
+        self._fresh = True
+        """Whether no request has come yet."""
         self._request: Request | None = None
+        """The one whose body is being read or whose answer is being given."""
         self._body: BodyReader | None = None
+        self._discarding = 0
+        """Bytes of a refused request's body that are still to come."""
         self._exchange: Exchange | None = None
         self._processing = False
 
@@ -69,6 +87,7 @@ class ClientConnection(Connection):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
+        self._let_go()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -87,6 +106,7 @@ class ClientConnection(Connection):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.client_gone()
+            self._let_go()
             self.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -94,7 +114,7 @@ class ClientConnection(Connection):
             self.drop(data)
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if self._state is State.BUSY:
+        if self._state is State.BUSY or self._writing_paused:
             if len(self._buffer) > MAX_PIPELINED:
                 self.pause_reading()
             return
@@ -108,7 +128,7 @@ class ClientConnection(Connection):
         if self._exchange is not None:
             self.deadline = now + CLOSE_S  # unless the exchange says otherwise
             self._exchange.on_deadline()
-        elif self._writing_paused or self._ending:
+        elif self._writing_paused or self._ending or self._state is State.DISCARD:
             self.abort()
         elif self._state is State.HEAD and not self._buffer:
             self.close()
@@ -116,8 +136,12 @@ class ClientConnection(Connection):
             self._refuse_framing(Refusal(408, "request_timeout", "The request did not arrive in time.", close=True))
 
     def drain(self) -> None:
-        """Close as soon as no answer is owed."""
-        if self._state is State.HEAD and not self._buffer:
+        """Close as soon as no answer is owed. A new connection's first request may already be on its way."""
+        if self._state is not State.HEAD or self._buffer:
+            return
+        if self._fresh:
+            self.deadline = min(self.deadline, self._context.now() + FIRST_REQUEST_S)
+        else:
             self.close()
 
     def shut_down(self) -> None:
@@ -142,7 +166,8 @@ class ClientConnection(Connection):
             self._refuse_framing(refusal)
         finally:
             self._processing = False
-        if self._reading_paused and self._state is not State.BUSY and len(self._buffer) <= MAX_PIPELINED:
+        waits = self._state is State.BUSY or self._writing_paused
+        if self._reading_paused and not waits and len(self._buffer) <= MAX_PIPELINED:
             self.resume_reading()
 
     def _step(self) -> bool:
@@ -150,7 +175,9 @@ class ClientConnection(Connection):
         state = self._state
         if state is State.HEAD:
             return bool(self._buffer) and self._take_head()
-        return state is not State.BUSY and self._take_body()
+        if state is State.BODY:
+            return self._take_body()
+        return state is State.DISCARD and self._take_discarded()
 
     def _take_head(self) -> bool:
         buffer = self._buffer
@@ -164,7 +191,7 @@ class ClientConnection(Connection):
                 self.deadline = self._context.now() + self._listener.head_s
             return False
         head = parse_request(buffer[: end + 4])
-        self._head_begun = False
+        self._head_begun = self._fresh = False
         self._buffer = buffer[end + 4 :]
         self.deadline = self._context.now() + self._listener.idle_s
         self._begin(head)
@@ -172,67 +199,93 @@ class ClientConnection(Connection):
 
     def _begin(self, head: RequestHead) -> None:
         """Route and admit by the head alone: a body is read only of a request that may be made."""
-        request_id = request_id_of(head, self._context)
+        context = self._context
+        request_id = request_id_of(head, context)
+        length = head.content_length or 0
         try:
-            admitted = admit(head, self._listener.id, request_id, self._context, self.peer)
-            if isinstance(admitted, Request) and head.has_body:
-                self._body = BodyReader(head, admitted.max_body_bytes, started=self._context.now())
+            admitted = admit(head, self._listener.id, request_id, context, self.peer)
+            if isinstance(admitted, Request):
+                check_length(length, admitted.max_body_bytes, context.bodies)
         except Refusal as refusal:
             self._refuse(refusal, head, request_id, unread=head.has_body)
             return
         if isinstance(admitted, OwnAnswer):
             self._answer(head, request_id, 200, *admitted, unread=head.has_body)
-        elif head.has_body:
-            self._request = admitted
-            self._state = State.BODY
-            if b"expect" in head.fields and not self._buffer:
-                self.write(answers.CONTINUE)
-        else:
-            self._start(admitted, b"")
+            return
+        self._request = admitted
+        if length <= len(self._buffer) and not head.chunked:  # it is here as a whole, as most are
+            body = self._buffer[:length]
+            self._buffer = self._buffer[length:]
+            context.bodies.take(length)
+            self._start(admitted, body)
+            return
+        self._body = BodyReader(head, admitted.max_body_bytes, self._listener, context.bodies, started=context.now())
+        self._state = State.BODY
+        if b"expect" in head.fields and not self._buffer and not head.http_1_0:
+            self.write(answers.CONTINUE)
 
     def _take_body(self) -> bool:
-        reader = self._body
-        if reader is None:
+        reader, request = self._body, self._request
+        if reader is None or request is None:
             return False
         self._buffer = reader.feed(self._buffer)
         self.deadline = reader.deadline
         if not reader.complete:
             return False
         self._body = None
-        request, self._request = self._request, None
-        self.deadline = self._context.now() + self._listener.idle_s
-        if request is None:  # it was refused before; its body is over now
-            self._state = State.HEAD
-            return True
         self._start(request, reader.content())
         return self._state is not State.BUSY
 
+    def _take_discarded(self) -> bool:
+        taken = min(len(self._buffer), self._discarding)
+        self._buffer = self._buffer[taken:]
+        self._discarding -= taken
+        if self._discarding:
+            return False
+        self._state = State.HEAD
+        self.deadline = self._context.now() + self._listener.idle_s
+        return True
+
     def _start(self, request: Request, body: bytes) -> None:
-        request.bytes_in = len(body)
-        request.complete_at = self._context.now()
+        now = self._context.now()
+        request.hold_body(len(body), self._context.bodies)
+        request.complete_at = now
+        self.deadline = now + self._listener.idle_s
         try:
             request.prepared = prepare(request, body)
         except Refusal as refusal:
             self._state = State.HEAD
+            self._let_go()
             self._refuse(refusal, request.head, request.request_id)
             return
         self._state = State.BUSY
         exchange = self._exchange = Exchange(self._context, self, request)
         exchange.start()
 
+    def _let_go(self) -> None:
+        """The request at hand is over or given up: its body takes no memory any more."""
+        body, self._body = self._body, None
+        if body is not None:
+            body.drop()
+        request, self._request = self._request, None
+        if request is not None:
+            request.release_body()
+
     # Answers
 
     def answered(self, *, keep_alive: bool) -> None:
         """The exchange is over and its answer is written."""
         self._exchange = None
-        if not keep_alive:
+        self._let_go()
+        if keep_alive:
+            self._next()
+        else:
             self.close()
-            return
-        self._next()
 
     def refuse(self, refusal: Refusal, request: Request) -> None:
         """The exchange is over and nothing of an answer was written."""
         self._exchange = None
+        self._let_go()
         self._refuse(refusal, request.head, request.request_id)
         if not self._ending:
             self._next()
@@ -300,12 +353,12 @@ class ClientConnection(Connection):
         """Read and drop a refused request's body, if it is short and sure to come; whether it is."""
         if head.chunked or b"expect" in head.fields or (head.content_length or 0) > MAX_DISCARD:
             return False
-        self._body = BodyReader(head, MAX_DISCARD, started=self._context.now())
+        self._discarding = head.content_length or 0
         self._state = State.DISCARD
+        self.deadline = self._context.now() + self._listener.body_grace_s
         return True
 
     def _end(self) -> None:
         self._buffer = b""
-        self._body = None
-        self._request = None
+        self._let_go()
         self.linger()

@@ -10,6 +10,7 @@ from appliance.gateway.plane import debug, tables
 from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.identifiers import RequestIds
+from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import encode_record
@@ -43,6 +44,7 @@ class Context:
         self.slots = slots
         self.spool = spool
         self.counters = counters
+        self.limiter = Limiter(counters)
         self.log = log
         self.backends = Backends(status)
         self.tables = tables.EMPTY

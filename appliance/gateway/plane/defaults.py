@@ -25,6 +25,7 @@ from appliance.gateway.plane.routes import Body
 from appliance.gateway.plane.tables import ServiceTable
 
 if TYPE_CHECKING:
+    from appliance.gateway.plane.limits.limiter import Limiter
     from appliance.gateway.plane.request import Request
 
 __all__ = ["CHAT", "GENERATIVE", "Prepared", "prepare"]
@@ -57,13 +58,13 @@ _decode_options = msgspec.json.Decoder(StreamOptions | None).decode
 _decode_messages = msgspec.json.Decoder(list[_Message]).decode
 
 
-def prepare(request: Request, body: bytes) -> Prepared | None:
+def prepare(request: Request, body: bytes, limiter: Limiter | None = None) -> Prepared | None:
     """Check `body`, complete it, and settle the request's service if the body tells it. None for a route without a
     body. `Refusal` for what may not or cannot be forwarded.
     """
     kind = request.matched.route.body
     if kind is Body.OPENAI:
-        return _prepare_openai(request, body)
+        return _prepare_openai(request, body, limiter)
     if kind is Body.NONE:
         return None
     if kind is Body.INFER:
@@ -79,7 +80,7 @@ def prepare(request: Request, body: bytes) -> Prepared | None:
     return prepared
 
 
-def _prepare_openai(request: Request, body: bytes) -> Prepared:
+def _prepare_openai(request: Request, body: bytes, limiter: Limiter | None) -> Prepared:
     members = members_of(body)
     prepared = Prepared()
     check_members(members)
@@ -96,7 +97,7 @@ def _prepare_openai(request: Request, body: bytes) -> Prepared:
         for name, value in service.sampling:
             if unset(members, name):
                 members[name] = value
-        _limit_tokens(members, _CHAT_LIMITS if route == CHAT else _TEXT_LIMITS, service, prepared)
+        _limit_tokens(members, request, prepared, limiter)
         if route == CHAT and service.system_message is not None:
             _insert_system_message(members, service.system_message)
         _stream(members, service, prepared)
@@ -142,7 +143,23 @@ def _cache_salt(request: Request, of_service: Raw) -> Raw:
     return Raw(_encode(hashlib.sha256(b"%b:%b" % (bytes(of_service), tenant_id.encode())).hexdigest()[:32]))
 
 
-def _limit_tokens(members: dict[str, Raw], names: tuple[str, ...], service: ServiceTable, prepared: Prepared) -> None:
+def _limit_tokens(members: dict[str, Raw], request: Request, prepared: Prepared, limiter: Limiter | None) -> None:
+    service = request.service
+    asked = _asked_tokens(members, _CHAT_LIMITS if request.route == CHAT else _TEXT_LIMITS, service)
+    prepared.choices = max(integer(members, "n") or 1, integer(members, "best_of") or 1)
+    answers = prepared.choices * _prompts(members)
+    if asked is None:
+        asked = service.shard.defaults.max_tokens_ceiling
+        if limiter is not None and limiter.active:
+            asked = limiter.longest_answer(request, prepared.prompt_estimate, answers, asked)
+        if asked is not None:
+            members["max_tokens"] = Raw(_encode(asked))
+            prepared.limit_inserted = True
+    prepared.token_limit = (asked or 0) * answers
+
+
+def _asked_tokens(members: dict[str, Raw], names: tuple[str, ...], service: ServiceTable) -> int | None:
+    """The longest answer that the caller allows."""
     ceiling = service.shard.defaults.max_tokens_ceiling
     asked: int | None = None
     for name in names:
@@ -155,11 +172,7 @@ def _limit_tokens(members: dict[str, Raw], names: tuple[str, ...], service: Serv
         if ceiling is not None and value > ceiling:
             raise invalid(f"'{name}' is larger than this service allows; at most {ceiling} is.", name)
         asked = value if asked is None else max(asked, value)
-    if asked is None and ceiling is not None:
-        members["max_tokens"] = Raw(_encode(ceiling))
-        asked = ceiling
-    prepared.choices = max(integer(members, "n") or 1, integer(members, "best_of") or 1)
-    prepared.token_limit = (asked or 0) * prepared.choices * _prompts(members)
+    return asked
 
 
 def _prompts(members: dict[str, Raw]) -> int:

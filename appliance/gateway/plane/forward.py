@@ -191,7 +191,7 @@ class Exchange:
             length,
             keep_alive=request.keep_alive and not self._context.draining,
             chunked=request.chunked_answer,
-            extra=b"cache-control: no-cache\r\n" if streams else header_length_line(fields),
+            extra=request.answer_headers + (b"cache-control: no-cache\r\n" if streams else header_length_line(fields)),
         )
 
     def on_data(self, data: bytes) -> None:

@@ -136,6 +136,8 @@ class Ledger:
             inter_token_count=self._tokens - self._first_tokens,
             inter_token_ms=1000 * (self._tokens_at - self._first_tokens_at),
         )
+        if self._request.grant is not None:
+            self._request.grant.settle(record.prompt_tokens, record.completion_tokens)
         self._context.record(record, self._slot, self._request.service.shard.tenant_id)
 
     def _progress(self) -> Progress:
@@ -168,4 +170,6 @@ class Ledger:
             prompt_estimate=prepared.prompt_estimate if prepared is not None else 0,
             token_limit=prepared.token_limit if prepared is not None else 0,
             choices=prepared.choices if prepared is not None else 1,
+            charge=request.grant.charge if request.grant is not None else 0,
+            budgets=request.grant.hashes if request.grant is not None else b"",
         )

@@ -11,10 +11,18 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.frames import OPEN_SUFFIX, SEALED_SUFFIX, encode_payload, read_frames
+from appliance.gateway.plane.limits.recovery import charge_lost
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import spool_directory
 from appliance.gateway.plane.schemas import Outcome, SpoolRecord, UsageRecord
-from appliance.gateway.plane.slots import SLOTS, LeftOver, Progress, RequestIdentity, read_left_overs
+from appliance.gateway.plane.slots import (
+    SLOTS,
+    LeftOver,
+    Progress,
+    RequestIdentity,
+    end_left_over,
+    read_left_overs,
+)
 from appliance.gateway.plane.spool import seal_left_overs
 from appliance.kernel.files import write_atomic
 
@@ -119,7 +127,7 @@ def recover(home: Path, index: int, log: Log) -> int:
         now = time.monotonic()
         written = _ids_in_open_segments(directory)
         left_overs = [left for left in read_left_overs(path) if left.identity.record_id not in written]
-        found = [encode_payload(left.record or encode_record(_lost(left, now))) for left in left_overs]
+        found = [encode_payload(left.record or _end_lost(home, index, left, now)) for left in left_overs]
         if found:
             write_atomic(directory / f"{time.time_ns() // 1000:020d}{_RECOVERED_SUFFIX}", b"".join(found), mode=0o640)
         _finish_recovery(directory)
@@ -141,6 +149,17 @@ def _ids_in_open_segments(directory: Path) -> set[str]:
     """A slot is freed right after its record was written, so one that was not has its record in the last segment."""
     segments = directory.glob(f"*{OPEN_SUFFIX}")
     return {record.record_id for segment in segments for record, _ in read_frames(segment)}
+
+
+def _end_lost(home: Path, index: int, left: LeftOver, now: float) -> bytes:
+    """Charge the request to its budgets and keep its record in its slot, as its worker would have: then it is not
+    charged again.
+    """
+    lost = _lost(left, now)
+    charge_lost(home, index, left.identity, lost.prompt_tokens + lost.completion_tokens)
+    record = encode_record(lost)
+    end_left_over(spool_directory(home, index) / SLOTS, left.slot, record)
+    return record
 
 
 def _lost(left: LeftOver, now: float) -> UsageRecord:

@@ -9,7 +9,8 @@ JSON_FIELDS: Final = b"content-type: application/json\r\n"
 
 class Prepared:
     """`include_usage` and `continuous_usage`: whether the client asked for them. `fields` are the lines of the
-    engine's head that describe the body.
+    engine's head that describe the body. `token_limit` is the most that all answers together may have (0: not
+    limited), `limit_inserted` whether it is the gateway's and not the caller's.
     """
 
     __slots__ = (
@@ -18,6 +19,7 @@ class Prepared:
         "continuous_usage",
         "fields",
         "include_usage",
+        "limit_inserted",
         "model",
         "prompt_estimate",
         "stream",
@@ -33,4 +35,5 @@ class Prepared:
         self.continuous_usage = False
         self.choices = 1
         self.token_limit = 0
+        self.limit_inserted = False
         self.prompt_estimate = 0

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
 
 from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
+from appliance.gateway.plane.limits.grant import Grant
 from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.route import Matched, Pending
 from appliance.gateway.plane.tables import ServiceTable
 
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_STATE = re.compile(rb"[ -~]{1,512}")
-
-
-class Grant(Protocol):
-    """What the request holds of limits and budgets."""
-
-    def settle(self, prompt_tokens: int, completion_tokens: int) -> None: ...
 
 
 class Request:
@@ -88,6 +82,7 @@ class Request:
         fields = head.fields
         self.addressed = fields.get(b"x-appliance-deployment") or fields.get(b"azureml-model-deployment")
         self.grant: Grant | None = None
+        """What it holds of limits and budgets."""
         self.answer_headers = b""
         """Whole lines that go into the answer's head, whether it is the engine's or a refusal."""
         self.keep_alive = head.keep_alive

@@ -61,6 +61,10 @@ class RequestIdentity(msgspec.Struct, frozen=True, omit_defaults=True):
     token_limit: int = 0
     """The most tokens that the request allows over all its choices; 0: not limited."""
     choices: int = 1
+    charge: int = 0
+    """Names it where its tokens are charged to `budgets` (limits/charge.py); 0 if there are none."""
+    budgets: bytes = b""
+    """The hashes of their rows, 8 bytes each."""
 
 
 class Progress(NamedTuple):
@@ -141,9 +145,24 @@ class SlotTable:
             self.free(index)
 
 
+def end_left_over(path: Path, index: int, record: bytes) -> None:
+    """Keep the final record of a request of a dead worker, as that would have."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        content = mmap.mmap(descriptor, _SIZE)
+    finally:
+        os.close(descriptor)
+    with content:
+        at = index * _SLOT
+        content[at + _RECORD_AT : at + _RECORD_AT + len(record)] = record
+        _STATE.pack_into(content, at + 8, len(record))
+        _STATE.pack_into(content, at, _ENDED)
+
+
 class LeftOver(NamedTuple):
     """A slot of a worker that is gone. `record` is there if the request had ended."""
 
+    slot: int
     identity: RequestIdentity
     progress: Progress
     record: bytes | None
@@ -167,4 +186,4 @@ def read_left_overs(path: Path) -> Iterator[LeftOver]:
             continue
         prompt, completion, largest, _, out, started, first, last = _PROGRESS.unpack_from(content, at + _PROGRESS_AT)
         record = content[at + _RECORD_AT : at + _RECORD_AT + record_length] if state == _ENDED else None
-        yield LeftOver(identity, Progress(prompt, completion, largest, out, started, first, last), record)
+        yield LeftOver(at // _SLOT, identity, Progress(prompt, completion, largest, out, started, first, last), record)

@@ -147,6 +147,7 @@ class Worker:
             try:
                 with context.counters.changing():
                     context.tables = tables.build(snapshot, context.tables, context.backends)
+                    context.limiter.apply(snapshot)
                 self._applied = snapshot
             except (OverflowError, ValueError) as failure:
                 error = str(failure)
