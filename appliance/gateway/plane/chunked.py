@@ -16,6 +16,7 @@ MAX_DIGITS: Final = 12
 _EXTENDED = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*;[\t -~\x80-\xff]*")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _CRLF: Final = b"\r\n"
+_HEX: Final = b"0123456789abcdefABCDEF"
 
 _PAYLOAD_END: Final = 0
 _SIZE: Final = -1
@@ -97,7 +98,7 @@ class ChunkDecoder:
 
     def _size(self, line: bytes) -> int:
         digits = line
-        if not line.isalnum():  # signs, underscores and blanks, which `int` takes, are no digits here
+        if not line or line.translate(None, _HEX):  # what `int` takes beyond digits is none here
             match = _EXTENDED.fullmatch(line)
             if match is None:
                 raise MalformedChunk("a chunk size")
@@ -105,10 +106,7 @@ class ChunkDecoder:
             digits = match[1]
         if len(digits) > MAX_DIGITS:
             raise MalformedChunk("a chunk size")
-        try:
-            return int(digits, 16)
-        except ValueError:
-            raise MalformedChunk("a chunk size") from None
+        return int(digits, 16)
 
     def _count(self, line: bytes) -> None:
         self._extra += len(line)

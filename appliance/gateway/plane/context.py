@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from appliance.gateway.plane import debug, tables
 from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
+from appliance.gateway.plane.body import BodyMemory
 from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
@@ -47,6 +48,7 @@ class Context:
         self.limiter = Limiter(counters)
         self.log = log
         self.backends = Backends(status)
+        self.bodies = BodyMemory()
         self.tables = tables.EMPTY
         self.ids = RequestIds()
         self.date = DateHeader()

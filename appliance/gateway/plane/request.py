@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from appliance.gateway.plane.body import BodyMemory
 from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.limits.grant import Grant
@@ -23,6 +24,7 @@ class Request:
     """
 
     __slots__ = (
+        "_memory",
         "addressed",
         "answer_headers",
         "at",
@@ -90,10 +92,19 @@ class Request:
         """When the body was complete, on the loop's clock."""
         self.chunked_answer = False
         self.bytes_in = 0
+        self._memory: BodyMemory | None = None
         self.prepared: Prepared | None = None
 
+    def hold_body(self, size: int, memory: BodyMemory) -> None:
+        """Its body is complete: `size` bytes, which were taken of `memory` and are given back by `release_body`."""
+        self.bytes_in = size
+        self._memory = memory
+
     def release_body(self) -> None:
-        """An answer has begun: the body will not be sent again, and streams are long."""
+        """An answer has begun, or none will: the body will not be sent again, and streams are long. Idempotent."""
+        if self._memory is not None:
+            self._memory.give(self.bytes_in)
+            self._memory = None
         if self.prepared is not None:
             self.prepared.body = b""
 
