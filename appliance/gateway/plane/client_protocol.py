@@ -206,6 +206,8 @@ class ClientConnection(Connection):
             admitted = admit(head, self._listener.id, request_id, context, self.peer)
             if isinstance(admitted, Request):
                 check_length(length, admitted.max_body_bytes, context.bodies)
+                if context.limiter.active and (head.chunked or length > len(self._buffer)):
+                    context.limiter.check(admitted)  # before the body is waited for
         except Refusal as refusal:
             self._refuse(refusal, head, request_id, unread=head.has_body)
             return
@@ -252,7 +254,8 @@ class ClientConnection(Connection):
         request.complete_at = now
         self.deadline = now + self._listener.idle_s
         try:
-            request.prepared = prepare(request, body)
+            request.prepared = prepare(request, body, self._context.limiter)
+            request.grant = self._context.limiter.acquire(request)
         except Refusal as refusal:
             self._state = State.HEAD
             self._let_go()
@@ -286,7 +289,7 @@ class ClientConnection(Connection):
         """The exchange is over and nothing of an answer was written."""
         self._exchange = None
         self._let_go()
-        self._refuse(refusal, request.head, request.request_id)
+        self._refuse(refusal, request.head, request.request_id, extra=request.answer_headers)
         if not self._ending:
             self._next()
 
@@ -324,7 +327,9 @@ class ClientConnection(Connection):
         if not keep_alive:
             self._end()
 
-    def _refuse(self, refusal: Refusal, head: RequestHead, request_id: bytes, *, unread: bool = False) -> None:
+    def _refuse(
+        self, refusal: Refusal, head: RequestHead, request_id: bytes, *, extra: bytes = b"", unread: bool = False
+    ) -> None:
         self._context.metrics.refused(refusal.code)
         self._answer(
             head,
@@ -332,7 +337,7 @@ class ClientConnection(Connection):
             refusal.status,
             answers.JSON,
             refusal.body(head.path),
-            extra=refusal.headers,
+            extra=extra + refusal.headers,
             close=refusal.close,
             unread=unread,
         )

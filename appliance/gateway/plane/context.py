@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from appliance.gateway.plane import debug, tables
+from appliance.gateway.plane.access_log import AccessLog
 from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.body import BodyMemory
+from appliance.gateway.plane.capture import CaptureStore
 from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
@@ -23,6 +25,7 @@ from appliance.gateway.plane.status import StatusWriter
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.client_protocol import ClientConnection
+    from appliance.gateway.plane.request import Request
 
 
 class Context:
@@ -36,6 +39,8 @@ class Context:
         slots: SlotTable,
         spool: Spool,
         counters: Counters,
+        access_log: AccessLog,
+        captures: CaptureStore,
         worker: int,
         log: Log,
     ) -> None:
@@ -45,6 +50,8 @@ class Context:
         self.slots = slots
         self.spool = spool
         self.counters = counters
+        self.access_log = access_log
+        self.captures = captures
         self.limiter = Limiter(counters)
         self.log = log
         self.backends = Backends(status)
@@ -66,10 +73,11 @@ class Context:
         if self.draining and not self.connections:
             self.emptied.set()
 
-    def record(self, record: UsageRecord, slot: int | None, owner: str) -> None:
-        """Keep a request's final record: in its slot until the spool has it. `owner`: the service's tenant."""
+    def record(self, record: UsageRecord, slot: int | None, request: Request) -> None:
+        """Keep a request's final record: in its slot until the spool has it."""
         payload = encode_record(record)
         if slot is not None:
             self.slots.end(slot, payload)
         self.spool.append(payload, slot)
-        self.metrics.observe(record, owner)
+        self.metrics.observe(record, request.service.shard.tenant_id)
+        self.access_log.tell(record, request.peer, request.head.fields.get(b"traceparent"))
