@@ -52,8 +52,8 @@ check: lint types arch ## everything that needs no run: lint, types, imports, th
 test: dev ## the tests that a bare machine can run; the others say why they are skipped
 	@$(BIN)/pytest
 
-test-all: dev ## every test; Docker, PostgreSQL and the engines are required
-	@APPLIANCE_TEST_REQUIRE=docker,postgres,engines $(BIN)/pytest
+test-all: dev ## every test; Docker, PostgreSQL, the engines, Node and nginx are required
+	@APPLIANCE_TEST_REQUIRE=docker,postgres,engines,node,nginx $(BIN)/pytest
 
 bench-launch: dev ## what is ours between the create request and the first token
 	@$(BIN)/python -m bench.launch

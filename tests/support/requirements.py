@@ -1,4 +1,4 @@
-"""What a run must have: `APPLIANCE_TEST_REQUIRE=docker,postgres,engines` turns those skips into failures.
+"""What a run must have: `APPLIANCE_TEST_REQUIRE=docker,postgres,engines,...` turns those skips into failures.
 
 Without the variable a test that lacks its server is skipped with the reason, so that `make test` works on a bare
 machine. With it a run cannot be green without having tested what it names.
@@ -20,6 +20,8 @@ class Requirement(StrEnum):
     DOCKER = "docker"
     POSTGRES = "postgres"
     ENGINES = "engines"
+    NODE = "node"
+    NGINX = "nginx"
 
     @property
     def marker(self) -> str:
