@@ -13,6 +13,7 @@ and Envoy in front of an engine decide alike.
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum, auto
 from typing import Final
 
@@ -26,6 +27,7 @@ from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
 from appliance.gateway.plane.request import Request
+from appliance.gateway.plane.route import PUBLIC
 from appliance.gateway.plane.schemas import Listener
 
 MAX_PIPELINED: Final = 64 * 1024
@@ -209,9 +211,11 @@ class ClientConnection(Connection):
                 if context.limiter.active and (head.chunked or length > len(self._buffer)):
                     context.limiter.check(admitted)  # before the body is waited for
         except Refusal as refusal:
+            self._tell_own(head, request_id, refusal.status, refusal.code)
             self._refuse(refusal, head, request_id, unread=head.has_body)
             return
         if isinstance(admitted, OwnAnswer):
+            self._tell_own(head, request_id, 200)
             self._answer(head, request_id, 200, *admitted, unread=head.has_body)
             return
         self._request = admitted
@@ -353,6 +357,11 @@ class ClientConnection(Connection):
         )
         self.write(head + body)
         self._end()
+
+    def _tell_own(self, head: RequestHead, request_id: bytes, status: int, code: str = "") -> None:
+        """The access log is told of the others when they are settled; of health checks it is not."""
+        if code or (head.method, head.path) not in PUBLIC:
+            self._context.access_log.tell_own(head, request_id, self.peer, time.time(), status, code)
 
     def _discard(self, head: RequestHead) -> bool:
         """Read and drop a refused request's body, if it is short and sure to come; whether it is."""

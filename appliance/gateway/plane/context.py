@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Context:
     """`now` is the loop's clock, in seconds; it equals CLOCK_MONOTONIC."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that connections share
         self,
         *,
         loop: asyncio.AbstractEventLoop,

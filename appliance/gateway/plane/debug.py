@@ -98,7 +98,7 @@ def state(context: Context) -> WorkerState:
         resident_bytes=resident_bytes(),
         spool=SpoolState(context.spool.pending, context.slots.in_use, context.spool.failing),
         refused=dict(context.metrics.refusals),
-        captures=dict(context.metrics.captures),
+        captures=context.captures.results(),
         replicas=list(_replicas(context, now)),
         deployments=list(_deployments(context)),
         more={name: tell() for name, tell in context.told.items()},
@@ -148,6 +148,9 @@ def gauges(context: Context) -> Iterator[Gauge]:
     yield "requests_in_flight", {}, context.backends.in_flight
     yield "snapshot_version", {}, context.tables.version
     yield "spool_pending_records", {}, context.spool.pending
+    yield "access_log_dropped_total", {}, context.access_log.dropped
+    for result, count in context.captures.results().items():
+        yield "captures_total", {"result": result}, count
     yield "resident_bytes", {}, resident_bytes()
     now = context.now()
     for service in context.tables.services.values():

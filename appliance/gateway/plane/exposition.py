@@ -18,7 +18,7 @@ _FAMILIES: Final = {
     _PREFIX + name: (kind, text)
     for name, kind, text in (
         ("requests_total", "counter", "Requests by status and by how they ended."),
-        ("refused_total", "counter", "Requests refused before a replica was chosen, by code."),
+        ("refused_total", "counter", "Errors of the gateway's own, by code."),
         ("prompt_tokens_total", "counter", "Prompt tokens."),
         ("completion_tokens_total", "counter", "Completion tokens."),
         ("tenant_requests_total", "counter", "Requests by the tenant whose key was used."),
@@ -59,8 +59,6 @@ def exposition(metrics: Metrics) -> str:
             _sample(lines, f"tenant_{name}_total", f'{worker},tenant="{tenant}"', value)
     for code, count in metrics.refusals.items():
         _sample(lines, "refused_total", f'{worker},code="{code}"', count)
-    for result, count in metrics.captures.items():
-        _sample(lines, "captures_total", f'{worker},result="{result}"', count)
     for name, labels, number in metrics.gauges():
         texts = [worker, *(f'{label}="{text}"' for label, text in labels.items())]
         _sample(lines, name, ",".join(texts), number)

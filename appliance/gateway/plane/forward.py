@@ -175,7 +175,8 @@ class Exchange:
     def on_head(self, status: int, fields: dict[bytes, bytes]) -> None:
         request = self._request
         content_type = answers.content_type_of(fields)
-        relay = relay_for(request.route, status, content_type, request.prepared, self._ledger.counter)
+        ledger = self._ledger
+        relay = relay_for(request.route, status, content_type, request.prepared, ledger.counter, ledger.sink)
         self._status, self._relay = status, relay
         request.release_body()
         streams = isinstance(relay, StreamRelay)

@@ -5,6 +5,7 @@ Whatever happens to the request, `settle` is called once: the replica's count go
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from appliance.gateway.plane.backends import Replica
@@ -23,6 +24,7 @@ class Ledger:
     """`unique` is the gateway's own id of the request, `attempt` how many replicas were begun with."""
 
     __slots__ = (
+        "_captured",
         "_context",
         "_first",
         "_first_tokens",
@@ -41,6 +43,7 @@ class Ledger:
         "counter",
         "queued_ms",
         "replica",
+        "sink",
         "unique",
     )
 
@@ -60,6 +63,10 @@ class Ledger:
         self.counter = Counter()
         self.bytes_out = 0
         """Of the answer's body, without framing."""
+        policy = request.service.shard.capture
+        self._captured = None if policy is None else context.captures.begin(policy, request)
+        self.sink = None if self._captured is None else partial(context.captures.add, self._captured)
+        """Where what the client gets is kept, too."""
         self.queued_ms = 0.0
         """What the request waited for a replica with room."""
 
@@ -138,7 +145,10 @@ class Ledger:
         )
         if self._request.grant is not None:
             self._request.grant.settle(record.prompt_tokens, record.completion_tokens)
-        self._context.record(record, self._slot, self._request.service.shard.tenant_id)
+        self._context.record(record, self._slot, self._request)
+        policy = self._request.service.shard.capture
+        if self._captured is not None and policy is not None:
+            self._context.captures.end(self._captured, record, policy)
 
     def _progress(self) -> Progress:
         counter = self.counter

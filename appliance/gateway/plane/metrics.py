@@ -124,7 +124,6 @@ class Metrics:
         self.tenants: dict[str, list[int]] = {}
         """Requests, prompt and completion tokens by the key's tenant."""
         self.refusals: dict[str, int] = {}
-        self.captures: dict[str, int] = {}
         self._new_id = new_id
         self._minute = 0
 
@@ -151,9 +150,6 @@ class Metrics:
 
     def refused(self, code: str) -> None:
         self.refusals[code] = self.refusals.get(code, 0) + 1
-
-    def captured(self, result: str) -> None:
-        self.captures[result] = self.captures.get(result, 0) + 1
 
     def take_minute(self, now: float) -> list[LatencyRecord]:
         """Once a new minute has begun, what the one before has seen. `now`: Unix seconds."""

@@ -39,6 +39,15 @@ def metrics_path(home: Path, index: int) -> Path:
     return home / "run" / f"worker-{index}-metrics.sock"
 
 
+def access_log_path(home: Path) -> Path:
+    """Of all workers."""
+    return home / "logs" / "gateway" / "access.log"
+
+
+def capture_directory(home: Path, index: int) -> Path:
+    return home / "gateway" / "capture" / f"worker-{index}"
+
+
 def prepare(home: Path) -> None:
     for name in ("run", "gateway/snapshot", "gateway/spool", "gateway/status"):
         (home / name).mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Three kinds: event streams, JSON and other bodies, and errors (which are never p
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -22,6 +23,9 @@ MAX_ERROR: Final = 64 * 1024
 _MAX_MESSAGE: Final = 600
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 _PATH = re.compile(r"(?<![\w/])/(?:[\w.@+-]+/)+[\w.@+-]*")
+
+
+Sink = Callable[[bytes], None]
 
 
 class Relay(Protocol):
@@ -154,9 +158,55 @@ class ErrorRelay:
         return refusal_of(self._status, _message(b"".join(self._pieces)))
 
 
-def relay_for(route: str, status: int, content_type: bytes, prepared: Prepared | None, counter: Counter) -> Relay:
+class KeptBodyRelay(BodyRelay):
+    """One whose answer is captured."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, counter: Counter, sink: Sink) -> None:
+        super().__init__(counter)
+        self._sink = sink
+
+    def feed(self, data: bytes) -> bytes:
+        self._sink(data)
+        return super().feed(data)
+
+
+class KeptStreamRelay(StreamRelay):
+    """One whose answer is captured."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, counter: Counter, prepared: Prepared, sink: Sink) -> None:
+        super().__init__(counter, prepared)
+        self._sink = sink
+
+    def feed(self, data: bytes) -> bytes:
+        passed = super().feed(data)
+        self._sink(passed)
+        return passed
+
+    def finish(self) -> bytes:
+        passed = super().finish()
+        self._sink(passed)
+        return passed
+
+
+def relay_for(
+    route: str,
+    status: int,
+    content_type: bytes,
+    prepared: Prepared | None,
+    counter: Counter,
+    sink: Sink | None = None,
+) -> Relay:
+    """`sink` gets what goes to the client, too."""
     if status >= 300:  # a redirect of an engine leads nowhere
         return ErrorRelay(status)
+    if sink is not None:
+        if prepared is not None and route in GENERATIVE and content_type.startswith(b"text/event-stream"):
+            return KeptStreamRelay(counter, prepared, sink)
+        return KeptBodyRelay(counter, sink)
     if prepared is not None and route in GENERATIVE and content_type.startswith(b"text/event-stream"):
         return StreamRelay(counter, prepared)
     return BodyRelay(counter)

@@ -130,7 +130,7 @@ class Spool:
         if self._descriptor is None:
             if (self._directory.parent / FULL).exists():
                 raise SpoolFullError(errno.ENOSPC, "the bound on waiting usage is reached")
-            self._descriptor, self._path = _new_segment(self._directory)
+            self._descriptor, self._path = new_segment(self._directory)
             self._written = 0
             self._opened_at = time.monotonic()
         written = 0
@@ -153,7 +153,7 @@ class Spool:
     def _seal_and_reserve(self, descriptor: int, path: Path) -> None:
         """In a thread. A segment that cannot be sealed stays open until the worker starts anew."""
         try:
-            _seal(descriptor, path)
+            seal(descriptor, path)
         except OSError as error:
             self._log.error("spool.not_sealed", path=str(path), reason=str(error))
         if not self._failing and not (self._directory / RESERVE).exists():
@@ -163,13 +163,13 @@ class Spool:
         self.flush()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            _seal(descriptor, self._path)
+            seal(descriptor, self._path)
         (self._directory / RESERVE).unlink(missing_ok=True)
 
 
-def _new_segment(directory: Path) -> tuple[int, Path]:
-    """Names come from the clock, not from what is there: a name must not be used again after its segment was
-    ingested and removed.
+def new_segment(directory: Path) -> tuple[int, Path]:
+    """An open segment: its descriptor and path. Names come from the clock, not from what is there: a name must not be
+    used again after its segment was ingested and removed.
     """
     for number in _numbers():
         path = directory / f"{number:020d}{OPEN_SUFFIX}"
@@ -189,7 +189,8 @@ def _numbers() -> Iterator[int]:
         number += 1
 
 
-def _seal(descriptor: int, path: Path) -> None:
+def seal(descriptor: int, path: Path) -> None:
+    """Close an open segment; from now on it may be ingested."""
     try:
         os.fdatasync(descriptor)
     finally:
@@ -206,4 +207,4 @@ def seal_left_overs(directory: Path) -> None:
             continue
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         os.ftruncate(descriptor, whole)
-        _seal(descriptor, path)
+        seal(descriptor, path)

@@ -24,6 +24,8 @@ import uvloop
 
 from appliance.gateway.plane import debug, local, tables
 from appliance.gateway.plane.acceptor import Acceptor
+from appliance.gateway.plane.access_log import AccessLog
+from appliance.gateway.plane.capture import CaptureStore
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
 from appliance.gateway.plane.exposition import exposition
@@ -32,6 +34,8 @@ from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import encode_record, recover
 from appliance.gateway.plane.paths import (
+    access_log_path,
+    capture_directory,
     metrics_path,
     pid_path,
     snapshot_directory,
@@ -39,6 +43,7 @@ from appliance.gateway.plane.paths import (
     status_path,
     take_worker_lock,
 )
+from appliance.gateway.plane.schemas import ListenersShard
 from appliance.gateway.plane.slots import SLOTS, SlotTable
 from appliance.gateway.plane.snapshot import Snapshot, SnapshotReader
 from appliance.gateway.plane.spool import Spool
@@ -69,7 +74,15 @@ class Worker:
         spool = Spool(directory, freed=slots.free_all, log=log)
         counters = Counters(limits_directory(home), index, log)
         self._context = Context(
-            loop=loop, status=status, slots=slots, spool=spool, counters=counters, worker=index, log=log
+            loop=loop,
+            status=status,
+            slots=slots,
+            spool=spool,
+            counters=counters,
+            access_log=AccessLog(access_log_path(home), index, log),
+            captures=CaptureStore(capture_directory(home, index), self._executor, log),
+            worker=index,
+            log=log,
         )
         self._snapshot = SnapshotReader(snapshot_directory(home))
         self._applied: Snapshot | None = None
@@ -97,6 +110,8 @@ class Worker:
                 self._context.spool.append(encode_record(record), None)
             self._context.spool.close()
             self._executor.shutdown()
+            self._context.access_log.close()
+            self._context.captures.close()
             status_path(self._home, self._index).unlink(missing_ok=True)
             self._log.info("worker.stopped", unwritten=self._context.spool.pending)
 
@@ -134,6 +149,7 @@ class Worker:
         self._loop.call_later(TICK_S, self._tick)
         self._ticks += 1
         self._context.spool.flush()
+        self._context.access_log.flush(self._executor)
         if self._ticks % _SNAPSHOT_TICKS == 0:
             self._take_snapshot()
         if self._ticks % _SWEEP_TICKS == 0:
@@ -149,6 +165,7 @@ class Worker:
                     context.tables = tables.build(snapshot, context.tables, context.backends)
                     context.limiter.apply(snapshot)
                 self._applied = snapshot
+                self._set(snapshot.listeners)
             except (OverflowError, ValueError) as failure:
                 error = str(failure)
         context.status.applied(context.tables.version, error)
@@ -156,6 +173,10 @@ class Worker:
             self._log.error("snapshot.rejected", reason=error, version=context.tables.version)
         else:
             self._log.info("snapshot.applied", version=context.tables.version)
+
+    def _set(self, shard: ListenersShard) -> None:
+        self._context.access_log.enabled = shard.settings.access_log
+        self._context.captures.most_bytes = shard.settings.capture_bytes // max(shard.workers, 1)
 
     def _sweep(self) -> None:
         """Deadlines (a quarter of a second coarse), idle connections to engines, the heartbeat, sealing."""
@@ -173,6 +194,7 @@ class Worker:
         for record in context.metrics.take_minute(time.time()):
             context.spool.append(encode_record(record), None)
         context.spool.seal_if_due(self._executor)
+        context.captures.flush()
         self._acceptor.reload_certificates(now)
 
 
