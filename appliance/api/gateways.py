@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response, delete, get, patch, post
+from litestar import Request, Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
@@ -13,13 +13,21 @@ from appliance.api.context import context_of
 from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, etag, expect
 from appliance.api.problems import problems
-from appliance.gateway import operations, queries, views
-from appliance.gateway.errors import PortRangeRefused, PortsTaken
-from appliance.gateway.schemas import GatewayChange, GatewayView, NewGateway
+from appliance.gateway import operations, queries, sharing, views
+from appliance.gateway.errors import (
+    GatewayClosed,
+    GatewayFull,
+    PortOutsideGateway,
+    PortRangeRefused,
+    PortsTaken,
+    PortTaken,
+)
+from appliance.gateway.schemas import GatewayChange, GatewayView, NewGateway, SharedListener
 from appliance.gateway.tables import GatewayRow
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.services.queries import service_names
+from appliance.services.users import services_without_port
 from tenants.permissions import Permission
 from tenants.work import Work
 
@@ -97,6 +105,43 @@ async def delete_gateway(work: NamedDependency[Work], gateway: FromPath[str], if
     await operations.delete_gateway(work, row, service_names)
 
 
+@put(
+    "/gateways/{gateway:str}/shared-listener",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, GatewayClosed, GatewayFull, PortOutsideGateway, PortTaken, StaleVersion),
+)
+async def share_gateway(
+    request: AnyRequest,
+    work: NamedDependency[Work],
+    gateway: FromPath[str],
+    data: JSONBody[SharedListener],
+    if_match: IfMatch = None,
+) -> Response[GatewayView]:
+    """Give a gateway a port that leads to all its services, by path or by the model that a request names.
+
+    It is one of the gateway's ports. Where there is one already it is moved to the port that is given.
+    """
+    row = await queries.lock_gateway(work.session, gateway)
+    expect(if_match, row.version)
+    await sharing.open_shared_listener(work, row, data.port)
+    await work.session.flush()
+    return await _answer(request, work, row)
+
+
+@delete(
+    "/gateways/{gateway:str}/shared-listener",
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound, InUse, StaleVersion),
+)
+async def unshare_gateway(work: NamedDependency[Work], gateway: FromPath[str], if_match: IfMatch = None) -> None:
+    """Take a gateway's shared listener away, which no service may depend on."""
+    row = await queries.lock_gateway(work.session, gateway)
+    expect(if_match, row.version)
+    await sharing.close_shared_listener(work, row, services_without_port)
+
+
 async def _answer(request: AnyRequest, work: Work, row: GatewayRow) -> Response[GatewayView]:
     view = await views.gateway(work.session, work.scope, row, context_of(request).settings.home_path)
     return Response(view, headers=etag(row.version))
@@ -109,4 +154,4 @@ def tenant_routes() -> list[ControllerRouterHandler]:
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    return [create_gateway, change_gateway, delete_gateway]
+    return [create_gateway, change_gateway, delete_gateway, share_gateway, unshare_gateway]

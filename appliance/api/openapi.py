@@ -86,10 +86,10 @@ def document(port: Port) -> Json:
 
 
 def _announce_etag(operations: Json) -> None:
-    """Where a path takes If-Match, reading it and changing it show the ETag."""
+    """Where a path takes If-Match, what reads or changes it shows the ETag."""
     parameters = [parameter for found in operations.values() for parameter in found.get("parameters", ())]
     if any(parameter.get("name") == "If-Match" for parameter in parameters):
-        for method in ("get", "patch"):
+        for method in operations.keys() & {"get", "put", "patch"}:
             success = next(iter(operations[method]["responses"].values()))
             success["headers"] = {"ETag": _ETAG}
 

@@ -46,5 +46,5 @@ def tenant_routes() -> list[ControllerRouterHandler]:
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    modules = (status, tenants, users, keys, quotas, models, gateways, compute, runtimes, audit)
+    modules = (status, tenants, users, keys, quotas, models, services, gateways, compute, runtimes, audit)
     return [route for module in modules for route in module.admin_routes()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import Request, Response, delete, get, patch, post
+from litestar import Request, Response, delete, get, patch, post, put
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
@@ -14,14 +14,14 @@ from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, etag, expect
 from appliance.api.problems import problems
 from appliance.api.work import open_work
-from appliance.gateway.errors import GatewayClosed, GatewayFull, PortOutsideGateway, PortTaken
+from appliance.gateway.errors import GatewayClosed, GatewayFull, NoSharedListener, PortOutsideGateway, PortTaken
 from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.services import creation, lifecycle, queries, views
 from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServiceNotFound
-from appliance.services.schemas import CreateService, EventView, ServiceView, UpdateService
+from appliance.services.schemas import CreateService, EventView, ServiceView, ShareService, UpdateService
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
 from tenants.permissions import Permission
@@ -66,6 +66,7 @@ async def list_services(
         GatewayClosed,
         PortTaken,
         PortOutsideGateway,
+        NoSharedListener,
     ),
     tags=TAGS,
 )
@@ -104,10 +105,30 @@ async def update_service(
     data: JSONBody[UpdateService],
     if_match: IfMatch = None,
 ) -> Response[ServiceView]:
-    """Change replicas, description, sampling defaults or timeouts; takes effect live."""
+    """Change replicas, description, sampling defaults, or how its requests are treated; takes effect live."""
     row = await queries.find(work.scope, work.session, service, lock=True)
     expect(if_match, row.version)
     await lifecycle.update_service(work, row, data)
+    return await _answer(request, work, row)
+
+
+@put(
+    "/services/{service:str}/shared-with",
+    permission=Permission.platform_write,
+    responses=problems(ServiceNotFound, NotFound, Conflict, ActionNotAllowed, StaleVersion),
+    tags=TAGS,
+)
+async def share_service(
+    request: AnyRequest,
+    work: NamedDependency[Work],
+    service: FromPath[str],
+    data: JSONBody[ShareService],
+    if_match: IfMatch = None,
+) -> Response[ServiceView]:
+    """Let the keys of these further tenants, and of no others, use the service; takes effect live."""
+    row = await queries.find(work.scope, work.session, service, lock=True)
+    expect(if_match, row.version)
+    await lifecycle.share_service(work, row, data)
     return await _answer(request, work, row)
 
 
@@ -210,6 +231,7 @@ async def _view(request: AnyRequest, work: Work, row: ServiceRow) -> ServiceView
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:
+    """On both ports."""
     return [
         list_services,
         create_service,
@@ -221,3 +243,8 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         list_service_events,
         read_logs,
     ]
+
+
+def admin_routes() -> list[ControllerRouterHandler]:
+    """On the admin port alone."""
+    return [share_service]

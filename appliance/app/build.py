@@ -18,11 +18,12 @@ from appliance.gateway import metrics, ports
 from appliance.gateway.acknowledgements import Acknowledgements
 from appliance.gateway.ingest import UsageIngest
 from appliance.gateway.keeper import GatewayKeeper
-from appliance.gateway.plane.wire import SnapshotWriter
-from appliance.gateway.publisher import SnapshotPublisher
+from appliance.gateway.plane.wire import NodeSettings, SnapshotWriter
+from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
+from appliance.gateway.tenancy import CacheSalt
 from appliance.kernel.activation import Activations, Reconciler
 from appliance.kernel.clock import Clock
-from appliance.kernel.crypto import Passwords
+from appliance.kernel.crypto import Passwords, hmac_hex
 from appliance.kernel.db import Database
 from appliance.kernel.leases import Guarded, Lease, LeaseWatch
 from appliance.kernel.settings import Settings
@@ -140,15 +141,42 @@ def build(
 def _publisher(
     settings: Settings, home: Home, guarded: Guarded, catalog: Catalog, node: str, clock: Clock
 ) -> SnapshotPublisher:
+    salt = _cache_salt(home.master_key())
     routes = Routes(
         catalog,
         home.path,
-        salt_key=hmac.new(home.master_key(), b"cache-salt", hashlib.sha256).digest(),
+        clock,
+        salt=salt,
         body_bytes=settings.limits.body_bytes,
         owner_uid=settings.docker.user if settings.launcher == "docker" else os.getuid(),
     )
     writer = SnapshotWriter(home.path / "gateway" / "snapshot")
-    return SnapshotPublisher(guarded, writer, routes, clock, node=node, workers=settings.gateway.workers)
+    return SnapshotPublisher(guarded, writer, routes, clock, node=_gateway_node(settings, node), salt=salt)
+
+
+def _cache_salt(master_key: bytes) -> CacheSalt:
+    """Keeps one tenant's prefix cache apart from another's, so that timing tells nothing."""
+    key = hmac.new(master_key, b"cache-salt", hashlib.sha256).digest()
+    return lambda tenant_id: hmac_hex(key, f"cache-salt:{tenant_id}")[:32]
+
+
+def _gateway_node(settings: Settings, name: str) -> GatewayNode:
+    gateway = settings.gateway
+    return GatewayNode(
+        name=name,
+        workers=gateway.workers,
+        max_body_bytes=settings.limits.body_bytes,
+        head_s=gateway.head_s,
+        idle_s=gateway.idle_s,
+        body_grace_s=gateway.body_grace_s,
+        body_min_rate=gateway.body_min_rate,
+        settings=NodeSettings(
+            access_log=gateway.access_log,
+            spool_bytes=gateway.spool_bytes,
+            capture_bytes=gateway.capture_bytes,
+            access_log_bytes=gateway.access_log_bytes,
+        ),
+    )
 
 
 def _machinery(

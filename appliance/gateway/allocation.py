@@ -1,4 +1,4 @@
-"""Giving a service its port, in the transaction that creates the service (invariant I2).
+"""Giving a service its port, in the transaction that creates the service (invariant I2), and a gateway its shared one.
 
 The gateway's row is locked, so of many at once each sees what the one before it took. The unique constraint has
 the last word all the same: who loses against it goes on to the next port. The machine is asked meanwhile whether
@@ -49,10 +49,20 @@ async def release_listener(session: AsyncSession, service_id: str) -> None:
     await session.execute(delete(ListenerRow).where(ListenerRow.service_id == service_id))
 
 
+async def allocate_shared_listener(
+    work: Work, gateway: GatewayRow, wanted_port: int | None = None, *, probe: PortProbe = ports.probe
+) -> ListenerRow:
+    """The port of a locked gateway that all its services are reached by; errors as `allocate_listener`."""
+    await work.session.flush()
+    return await _Attempt(work, None, None, wanted_port, probe).on(gateway)
+
+
 class _Attempt:
     """One search for a port."""
 
-    def __init__(self, work: Work, tenant_id: str, service_id: str, wanted_port: int | None, probe: PortProbe) -> None:
+    def __init__(
+        self, work: Work, tenant_id: str | None, service_id: str | None, wanted_port: int | None, probe: PortProbe
+    ) -> None:
         self._work, self._tenant_id, self._service_id = work, tenant_id, service_id
         self._wanted, self._probe = wanted_port, probe
 

@@ -41,3 +41,8 @@ class PortTaken(Conflict):
 
     code = "port-taken"
     title = "The port is in use"
+
+
+class NoSharedListener(Conflict):
+    code = "no-shared-listener"
+    title = "The gateway has no shared listener"

@@ -1,20 +1,24 @@
 """The keys that open the gateway, as the snapshot's shards.
 
-Ten thousand keys are read again only when one aggregate query says that something changed: a key is never changed
-in place but made, revoked or deleted, or it expires with time; a tenant's changes raise its version. All the same
-everything is read again once a minute, so that a change this reasoning misses lives no longer than that.
+Ten thousand keys are not read to learn that one has changed. One aggregate query tells for each 256th part of them
+(by the first two digits of the hash) whether anything in it did: a key's version grows with each change, the
+revocation included, and time makes keys expire. Only the shards of parts that changed are read. Which tenants are
+active is compared beside it. All the same everything is read again once a minute, so that a change that this
+reasoning misses lives no longer than that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Row, case, func, or_, select
+import msgspec
+from sqlalchemy import Row, Select, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.gateway.plane.wire import KEY_BUCKETS, SCOPE_INFERENCE, KeyEntry, KeysShard, key_shard
+from appliance.gateway.budgets import BudgetsBySubject
+from appliance.gateway.plane.wire import SCOPE_INFERENCE, KeyEntry, KeysShard, Limits, key_shard
 from appliance.kernel.clock import Clock
 from tenants.schemas import TenantState
 from tenants.tables import ApiKeyRow, TenantRow
@@ -22,6 +26,11 @@ from tenants.tables import ApiKeyRow, TenantRow
 REREAD_S: Final = 60.0
 _ROWS_AT_ONCE: Final = 500
 """After so many rows the event loop has its turn."""
+_PARTS: Final = tuple(f"{number:02x}" for number in range(256))
+_PART = func.substr(ApiKeyRow.secret_sha256, 1, 2)
+_PART_SHARDS: Final = {part: key_shard(part) for part in _PARTS}
+
+_Entries = dict[str, KeyEntry]
 
 
 class KeyShards:
@@ -29,42 +38,83 @@ class KeyShards:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._fingerprint: tuple[object, ...] | None = None
-        self._read_at = 0.0
-        self._shards: Mapping[str, KeysShard] = {}
+        self._active: frozenset[str] = frozenset()
+        self._fingerprints: Mapping[str, tuple[object, ...]] = {}
+        self._read_at = float("-inf")
+        self._entries: dict[str, _Entries] = {shard_id: {} for shard_id in _PART_SHARDS.values()}
+        self._budgets: BudgetsBySubject = {}
+        self._shards: dict[str, KeysShard] = {shard_id: KeysShard({}) for shard_id in self._entries}
 
-    async def load(self, session: AsyncSession) -> Mapping[str, KeysShard]:
+    async def load(self, session: AsyncSession, budgets: BudgetsBySubject) -> Mapping[str, KeysShard]:
         """All buckets, the empty ones too. A key counts unless it is revoked, expired or its tenant suspended."""
         now = self._clock.now()
-        # The fingerprint first: what changes after it is seen by the next call at the latest.
-        fingerprint = await _fingerprint(session, now)
-        if fingerprint != self._fingerprint or self._clock.monotonic() - self._read_at >= REREAD_S:
-            fresh = await _read(session, now)
-            self._shards = {
-                shard_id: before if (before := self._shards.get(shard_id)) == shard else shard
-                for shard_id, shard in fresh.items()
-            }
-            self._fingerprint, self._read_at = fingerprint, self._clock.monotonic()
+        # The fingerprints first: what changes after them is seen by the next call at the latest.
+        active = await _active_tenants(session)
+        fingerprints = await _fingerprints(session, now)
+        if active != self._active or self._clock.monotonic() - self._read_at >= REREAD_S:
+            changed = set(self._entries)
+            await self._read(session, now, None)
+            self._read_at = self._clock.monotonic()
+        else:
+            parts = {part for part in _PARTS if fingerprints.get(part) != self._fingerprints.get(part)}
+            changed = {_PART_SHARDS[part] for part in parts}
+            if changed:
+                await self._read(session, now, changed)
+        self._active, self._fingerprints = active, fingerprints
+        self._assemble(changed, budgets)
         return self._shards
 
+    async def _read(self, session: AsyncSession, now: datetime, shard_ids: Collection[str] | None) -> None:
+        """Read these shards' keys again, or all."""
+        query = _query(now)
+        if shard_ids is not None:
+            query = query.where(_PART.in_([part for part in _PARTS if _PART_SHARDS[part] in shard_ids]))
+        fresh: dict[str, _Entries] = {shard_id: {} for shard_id in (shard_ids or self._entries)}
+        found = await session.stream(query)
+        async for rows in found.partitions(_ROWS_AT_ONCE):
+            for row in rows:
+                if SCOPE_INFERENCE in row.scopes:
+                    fresh[_PART_SHARDS[row.secret_sha256[:2]]][row.secret_sha256] = _entry(row)
+        self._entries |= fresh
 
-async def _fingerprint(session: AsyncSession, now: datetime) -> tuple[object, ...]:
-    keys = select(
+    def _assemble(self, changed: Collection[str], budgets: BudgetsBySubject) -> None:
+        if budgets is not self._budgets:
+            changed = self._entries.keys()
+        self._budgets = budgets
+        for shard_id in changed:
+            fresh = KeysShard(_with_budgets(self._entries[shard_id], budgets))
+            if fresh != self._shards[shard_id]:
+                self._shards = {**self._shards, shard_id: fresh}
+
+
+def _with_budgets(entries: _Entries, budgets: BudgetsBySubject) -> _Entries:
+    return {
+        digest: entry if (own := budgets.get(entry.key_id)) is None else msgspec.structs.replace(entry, budgets=own)
+        for digest, entry in entries.items()
+    }
+
+
+async def _active_tenants(session: AsyncSession) -> frozenset[str]:
+    query = select(TenantRow.id).where(TenantRow.state == TenantState.active.value)
+    return frozenset((await session.scalars(query)).all())
+
+
+async def _fingerprints(session: AsyncSession, now: datetime) -> Mapping[str, tuple[object, ...]]:
+    """For each part that has keys: a value that differs when any of them was made, changed, removed or has expired."""
+    part = _PART.label("part")
+    query = select(
+        part,
         func.count(),
+        func.sum(ApiKeyRow.version),
         func.max(ApiKeyRow.id),
-        func.max(ApiKeyRow.created_at),
         func.count(ApiKeyRow.revoked_at),
-        func.max(ApiKeyRow.revoked_at),
         func.count(case((ApiKeyRow.expires_at <= now, 1))),
-    ).select_from(ApiKeyRow)
-    tenants = select(
-        func.count(), func.sum(TenantRow.version), func.count(case((TenantRow.state == TenantState.active.value, 1)))
-    ).select_from(TenantRow)
-    return (*(await session.execute(keys)).one(), *(await session.execute(tenants)).one())
+    ).group_by(part)
+    return {row[0]: tuple(row[1:]) for row in await session.execute(query)}
 
 
-async def _read(session: AsyncSession, now: datetime) -> Mapping[str, KeysShard]:
-    query = (
+def _query(now: datetime) -> Select[*tuple[Any, ...]]:
+    return (
         select(
             ApiKeyRow.secret_sha256,
             ApiKeyRow.id,
@@ -73,6 +123,9 @@ async def _read(session: AsyncSession, now: datetime) -> Mapping[str, KeysShard]
             ApiKeyRow.scopes,
             ApiKeyRow.services,
             ApiKeyRow.expires_at,
+            ApiKeyRow.routes,
+            ApiKeyRow.networks,
+            ApiKeyRow.limits,
         )
         .join(TenantRow, TenantRow.id == ApiKeyRow.tenant_id)
         .where(
@@ -81,16 +134,9 @@ async def _read(session: AsyncSession, now: datetime) -> Mapping[str, KeysShard]
             or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > now),
         )
     )
-    buckets: dict[str, dict[str, KeyEntry]] = {key_shard(f"{number:02x}"): {} for number in range(KEY_BUCKETS)}
-    found = await session.stream(query)
-    async for rows in found.partitions(_ROWS_AT_ONCE):
-        for row in rows:
-            if SCOPE_INFERENCE in row.scopes:
-                buckets[key_shard(row.secret_sha256)][row.secret_sha256] = _entry(row)
-    return {shard_id: KeysShard(keys) for shard_id, keys in buckets.items()}
 
 
-def _entry(row: Row[tuple[str, str, str | None, str, list[str], list[str], datetime | None]]) -> KeyEntry:
+def _entry(row: Row[*tuple[Any, ...]]) -> KeyEntry:
     return KeyEntry(
         key_id=row.id,
         tenant_id=row.tenant_id,
@@ -98,4 +144,15 @@ def _entry(row: Row[tuple[str, str, str | None, str, list[str], list[str], datet
         scopes=row.scopes,
         services=row.services or None,
         expires_at=row.expires_at.timestamp() if row.expires_at is not None else None,
+        routes=row.routes or None,
+        networks=row.networks or [],
+        limits=limits_of(row.limits),
     )
+
+
+def limits_of(column: dict[str, int] | None) -> Limits:
+    """As the gateway reads them."""
+    return Limits(**column) if column else _UNLIMITED
+
+
+_UNLIMITED: Final = Limits()

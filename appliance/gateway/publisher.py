@@ -14,16 +14,20 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway import queries
+from appliance.gateway.budgets import BudgetsBySubject, PublishedBudgets
 from appliance.gateway.keys import REREAD_S, KeyShards
 from appliance.gateway.plane.wire import (
     LISTENERS_SHARD,
+    TENANTS_SHARD,
     Listener,
     ListenersShard,
+    NodeSettings,
     ServiceShard,
     SnapshotWriter,
     TlsFiles,
     service_shard,
 )
+from appliance.gateway.tenancy import CacheSalt, TenantShards
 from appliance.kernel.clock import Clock
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.leases import Guarded
@@ -32,8 +36,10 @@ from appliance.kernel.logging import get_logger
 SNAPSHOT: Final = "snapshot"
 """The reconciler's name, for `wake`."""
 
-RouteSource = Callable[[AsyncSession], Awaitable[Mapping[str, ServiceShard]]]
-"""The routes of all services by service id; comes from the services' domain, which is above this one."""
+RouteSource = Callable[[AsyncSession, BudgetsBySubject], Awaitable[Mapping[str, ServiceShard]]]
+"""The routes of all services by service id; comes from the services' domain, which is above this one. What has not
+changed is the same object as the last time.
+"""
 
 log = get_logger(__name__)
 
@@ -43,10 +49,27 @@ class SnapshotStatus(msgspec.Struct, frozen=True):
     listeners: int
     services: int
     keys: int
+    tenants: int
+
+
+class GatewayNode(msgspec.Struct, frozen=True, kw_only=True):
+    """The node that is published for: its name, how many processes its supervisor keeps, and what its listeners
+    demand of clients (see `Listener`).
+    """
+
+    name: str
+    workers: int
+    max_body_bytes: int = 32 * 1024 * 1024
+    head_s: float = 10.0
+    idle_s: float = 75.0
+    body_grace_s: float = 10.0
+    body_min_rate: int = 1024
+    tls: TlsFiles | None = None
+    settings: NodeSettings = NodeSettings()
 
 
 class SnapshotPublisher:
-    """`node`: whose listeners are published. `workers`: how many processes the supervisor shall keep."""
+    """`salt` is what keeps a tenant's prefix cache apart."""
 
     name = SNAPSHOT
     period_s = 5.0
@@ -58,13 +81,12 @@ class SnapshotPublisher:
         routes: RouteSource,
         clock: Clock,
         *,
-        node: str,
-        workers: int,
-        tls: TlsFiles | None = None,
+        node: GatewayNode,
+        salt: CacheSalt,
     ) -> None:
         self._guarded, self._writer, self._routes, self._clock = guarded, writer, routes, clock
-        self._node, self._workers, self._tls = node, workers, tls
-        self._keys = KeyShards(clock)
+        self._node = node
+        self._budgets, self._keys, self._tenants = PublishedBudgets(clock), KeyShards(clock), TenantShards(salt)
         self._building = asyncio.Lock()
         self._next: asyncio.Task[SnapshotStatus] | None = None
         self._published: Mapping[str, msgspec.Struct] = {}
@@ -97,22 +119,38 @@ class SnapshotPublisher:
     async def _build(self) -> SnapshotStatus:
         async with self._guarded.read() as session:
             listeners = await self._listeners(session)
-            keys = await self._keys.load(session)
-            services = await self._routes(session)
-        shards: dict[str, msgspec.Struct] = {LISTENERS_SHARD: listeners, **keys}
+            budgets = await self._budgets.load(session)
+            keys = await self._keys.load(session, budgets)
+            tenants = await self._tenants.load(session, budgets)
+            services = await self._routes(session, budgets)
+        shards: dict[str, msgspec.Struct] = {LISTENERS_SHARD: listeners, TENANTS_SHARD: tenants, **keys}
         shards.update((service_shard(service_id), shard) for service_id, shard in services.items())
         await self._write(shards)
         count = sum(len(shard.keys) for shard in keys.values())
-        return SnapshotStatus(self._version, len(listeners.listeners), len(services), count)
+        return SnapshotStatus(self._version, len(listeners.listeners), len(services), count, len(tenants.tenants))
 
     async def _listeners(self, session: AsyncSession) -> ListenersShard:
-        rows = await queries.listeners_on(session, self._node)
+        node = self._node
+        rows = await queries.listeners_on(session, node.name)
         return ListenersShard(
             listeners=[
-                Listener(row.id, row.gateway_id, host, row.port, service_id=row.service_id, tls=self._tls)
+                Listener(
+                    row.id,
+                    row.gateway_id,
+                    host,
+                    row.port,
+                    service_id=row.service_id,
+                    tls=node.tls,
+                    max_body_bytes=node.max_body_bytes,
+                    head_s=node.head_s,
+                    idle_s=node.idle_s,
+                    body_grace_s=node.body_grace_s,
+                    body_min_rate=node.body_min_rate,
+                )
                 for row, host in rows
             ],
-            workers=self._workers,
+            workers=node.workers,
+            settings=node.settings,
         )
 
     async def _write(self, shards: Mapping[str, msgspec.Struct]) -> None:

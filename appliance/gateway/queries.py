@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.states import GatewayState
@@ -80,8 +80,11 @@ async def taken_ports(session: AsyncSession, node: str, ports: range) -> set[int
 async def listeners_of(
     session: AsyncSession, scope: TenantScope, gateway_ids: Iterable[str]
 ) -> Mapping[str, list[ListenerRow]]:
-    """The listeners within the scope, by gateway, in the order of their ports."""
-    query = select(ListenerRow).where(ListenerRow.gateway_id.in_(list(gateway_ids)), scope.holds(ListenerRow.tenant_id))
+    """The listeners within the scope and the shared ones, by gateway, in the order of their ports."""
+    query = select(ListenerRow).where(
+        ListenerRow.gateway_id.in_(list(gateway_ids)),
+        or_(scope.holds(ListenerRow.tenant_id), ListenerRow.service_id.is_(None)),
+    )
     found: dict[str, list[ListenerRow]] = defaultdict(list)
     for row in await session.scalars(query.order_by(ListenerRow.port)):
         found[row.gateway_id].append(row)
@@ -95,6 +98,26 @@ async def ports_of(session: AsyncSession, gateway_ids: Iterable[str]) -> Mapping
     for gateway_id, port in (await session.execute(query)).all():
         found[gateway_id].add(port)
     return found
+
+
+async def shared_ports(session: AsyncSession, gateway_ids: Iterable[str]) -> Mapping[str, int]:
+    """The ports of the shared listeners of those gateways that have one."""
+    query = select(ListenerRow.gateway_id, ListenerRow.port).where(
+        ListenerRow.gateway_id.in_(list(gateway_ids)), ListenerRow.service_id.is_(None)
+    )
+    return dict((await session.execute(query)).all())
+
+
+async def shared_listener(session: AsyncSession, gateway_id: str) -> ListenerRow | None:
+    query = select(ListenerRow).where(ListenerRow.gateway_id == gateway_id, ListenerRow.service_id.is_(None))
+    return await session.scalar(query)
+
+
+async def gateways_with_shared_listener(session: AsyncSession) -> Sequence[str]:
+    """The ids of open gateways that have one, oldest first."""
+    query = select(GatewayRow.id).join(ListenerRow, ListenerRow.gateway_id == GatewayRow.id)
+    query = query.where(ListenerRow.service_id.is_(None), GatewayRow.state == GatewayState.open.value)
+    return (await session.scalars(query.order_by(GatewayRow.id))).all()
 
 
 async def has_listener(session: AsyncSession, service_id: str) -> bool:

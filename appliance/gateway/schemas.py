@@ -37,6 +37,12 @@ class GatewayChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     state: GatewayState | UnsetType = UNSET
 
 
+class SharedListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Without a port: the one that it has, or the lowest that is free."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+
+
 class ListenerView(msgspec.Struct, frozen=True, kw_only=True):
     """`reason` says why a port that failed could not be bound; binding is tried again until it succeeds."""
 
@@ -50,7 +56,9 @@ class ListenerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
-    """`listeners` are those of the caller's tenant, or all for an administrator; `free_ports` have none."""
+    """`listeners` are those of the caller's tenant and the shared one, or all for an administrator; `free_ports` have
+    none. `shared_port` leads to every service of the gateway, by path or by the model that a request names.
+    """
 
     id: str
     name: str
@@ -60,6 +68,7 @@ class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
     port_count: int
     state: GatewayState
     free_ports: list[int]
+    shared_port: int | None
     listeners: list[ListenerView]
     version: int
     created_at: datetime

@@ -35,6 +35,7 @@ async def gateways(
             port_count=row.port_count,
             state=GatewayState(row.state),
             free_ports=[port for port in row.ports if port not in taken.get(row.id, ())],
+            shared_port=next((one.port for one in listeners.get(row.id, ()) if one.service_id is None), None),
             listeners=[_listener(listener, row, reported) for listener in listeners.get(row.id, ())],
             version=row.version,
             created_at=row.created_at,

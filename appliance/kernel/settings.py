@@ -41,6 +41,14 @@ class GatewaySettings(_Section, frozen=True):
     workers: Count
     first_port: Annotated[int, Meta(ge=1, le=65520)]
     drain_s: Seconds
+    head_s: Seconds
+    idle_s: Seconds
+    body_grace_s: Seconds
+    body_min_rate: Annotated[int, Meta(ge=0)]
+    access_log: bool
+    access_log_bytes: Count
+    spool_bytes: Count
+    capture_bytes: Count
 
 
 class EngineSettings(_Section, frozen=True):

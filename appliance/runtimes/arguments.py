@@ -45,6 +45,27 @@ def check_args(runtime: RuntimeSpec, args: Sequence[str]) -> tuple[str, ...]:
     return tuple(checked)
 
 
+def with_defaults(runtime: RuntimeSpec, args: Sequence[str]) -> tuple[str, ...]:
+    """`args` in the form of `check_args`, after the runtime's defaults for what they leave open."""
+    named = {argument.partition("=")[0] for argument in args}
+    return (*(own for own in runtime.default_args if own.partition("=")[0] not in named), *args)
+
+
+def text_in(args: Sequence[str], name: str) -> str | None:
+    """What `--name=value` or `--name`, `value` gives; None where it is not there."""
+    for position, argument in enumerate(args):
+        given, equals, value = argument.partition("=")
+        if given == name:
+            return value if equals else next(iter(args[position + 1 :]), "")
+    return None
+
+
+def number_in(args: Sequence[str], name: str | None) -> int | None:
+    """The same as a whole number; None where it is none."""
+    text = text_in(args, name) if name is not None else None
+    return int(text) if text is not None and _INTEGER.fullmatch(text) else None
+
+
 def check_env(runtime: RuntimeSpec, env: Mapping[str, str]) -> dict[str, str]:
     """The variables, as they are. Raises `ArgumentRefused`."""
     checked: dict[str, str] = {}

@@ -108,6 +108,7 @@ def _problems(spec: RuntimeSpec, folder: Path) -> Iterator[tuple[str, str]]:
     if spec.docker is not None:
         yield from _form_problems("docker", spec.docker, spec)
     yield from _allow_list_problems(spec)
+    yield from _scheduling_problems(spec)
 
 
 def _allow_list_problems(spec: RuntimeSpec) -> Iterator[tuple[str, str]]:
@@ -125,6 +126,19 @@ def _allow_list_problems(spec: RuntimeSpec) -> Iterator[tuple[str, str]]:
             yield member, "a variable is written LIKE_THIS and has a value"
         if reason := forbidden_variable(name):
             yield member, f"it may never be set by a tenant: {reason}"
+
+
+def _scheduling_problems(spec: RuntimeSpec) -> Iterator[tuple[str, str]]:
+    """What the gateway goes by must be what a service may set."""
+    named = {
+        "priority_argument": spec.priority_argument,
+        "concurrency_argument": spec.concurrency_argument,
+        "context_argument": spec.context_argument,
+        **{f"default_args[{position}]": argument for position, argument in enumerate(spec.default_args)},
+    }
+    for member, argument in named.items():
+        if argument is not None and argument.partition("=")[0] not in spec.args:
+            yield member, f"{argument.partition('=')[0]} is not one of [args]"
 
 
 def _form_problems(table: str, form: ProcessForm | DockerForm, spec: RuntimeSpec) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from appliance.runtimes import environments as environment_files
-from appliance.runtimes.arguments import check_args, check_env
+from appliance.runtimes.arguments import check_args, check_env, with_defaults
 from appliance.runtimes.errors import RuntimeNotStartable
 from appliance.runtimes.placeholders import filled
 from appliance.runtimes.spec import DockerForm, ProcessForm, RuntimeSpec
@@ -64,7 +64,7 @@ def render(
     values = _values(spec, launcher, layout, served_name, environments)
     argv = [filled(word, values) for word in form.command] if command is None else list(command)
     own = {name: filled(value, values) for name, value in form.env.items()}
-    return Command((*argv, *check_args(spec, args)), {**check_env(spec, env), **own})
+    return Command((*argv, *with_defaults(spec, check_args(spec, args))), {**check_env(spec, env), **own})
 
 
 def _form(spec: RuntimeSpec, launcher: str) -> ProcessForm | DockerForm:

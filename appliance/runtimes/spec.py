@@ -15,6 +15,11 @@ health_path = "/health"
 metrics_path = "/metrics"
 usage_in_every_chunk = true         # understands stream_options.continuous_usage_stats
 accepts_cache_salt = true
+default_args = ["--scheduling-policy=priority"]          # where a service does not set the argument itself
+priority_argument = "--scheduling-policy=priority"       # with it the engine schedules by a request's `priority`
+max_in_flight = 1024                                     # what the gateway sends one replica at once at most ...
+concurrency_argument = "--max-num-seqs"                  # ... unless this says
+context_argument = "--max-model-len"                     # longest prompt and answer; else the model's own context
 start_timeout_s = 600
 stop_grace_s = 30
 
@@ -122,6 +127,11 @@ class RuntimeSpec(_Table, frozen=True, kw_only=True):
     routes: Annotated[tuple[Route, ...], Meta(min_length=1)]
     usage_in_every_chunk: bool = False
     accepts_cache_salt: bool = False
+    default_args: tuple[str, ...] = ()
+    priority_argument: str | None = None
+    max_in_flight: Annotated[int, Meta(ge=1)] | None = None
+    concurrency_argument: str | None = None
+    context_argument: str | None = None
     start_timeout_s: Positive
     stop_grace_s: Positive
     metrics: Metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, assert_never
 
 import msgspec
 from sqlalchemy import select
@@ -12,18 +12,19 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.operations import allocate_listener
-from appliance.kernel.errors import ApplianceError, Conflict, NameTaken
+from appliance.gateway.sharing import lock_shared_gateway
+from appliance.kernel.errors import ApplianceError, BadInput, Conflict, FieldError, NameTaken
 from appliance.kernel.ids import new_id
 from appliance.runtimes import arguments, capability
 from appliance.runtimes.catalog import Catalog, RuntimeSpec
 from appliance.runtimes.images import choose_image
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
 from appliance.services.events import note
-from appliance.services.schemas import CreateService
+from appliance.services.schemas import CreateService, Exposure
 from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
-from tenants import quotas
+from tenants import limits, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.scope import TenantScope
 from tenants.work import Work
@@ -80,16 +81,29 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     await _insert(work.session, service, NameTaken(f"the tenant has a service {request.name!r}; choose another name"))
     gone = Conflict("the model version, the flavor or the pool was deleted just now; look and choose again")
     await _insert(work.session, _deployment_row(service, request, model, choice), gone)
-    listener = await allocate_listener(work, request.gateway, service.id, request.port)
-    work.record(
-        "service.created",
-        "service",
-        service.id,
-        detail={"name": service.name, "model": model.model_name, "runtime": choice.runtime.name, "port": listener.port},
-    )
+    detail = {"name": service.name, "model": model.model_name, "runtime": choice.runtime.name}
+    work.record("service.created", "service", service.id, detail=detail | await _expose(work, service, request))
     note(work.session, work.clock, service.id, Phase.changed, f"created by {work.actor.name}")
     work.wake(SERVICES, SNAPSHOT)
     return service
+
+
+async def _expose(work: Work, service: ServiceRow, request: CreateService) -> dict[str, Any]:
+    """Give the service a port of its own or a place on a shared listener; what the audit trail says of it."""
+    match request.listener:
+        case Exposure.own:
+            listener = await allocate_listener(work, request.gateway, service.id, request.port)
+            return {"port": listener.port}
+        case Exposure.shared:
+            if request.port is not None:
+                wrong = "a service on a shared listener has no port of its own; leave out port or listener"
+                raise BadInput(wrong, errors=[FieldError("/port", wrong)])
+            gateway = await lock_shared_gateway(work.session, request.gateway)
+            service.gateway_id = gateway.id
+            await work.session.flush()
+            return {"gateway": gateway.name}
+        case _:
+            assert_never(request.listener)
 
 
 async def _choose(session: AsyncSession, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
@@ -144,6 +158,10 @@ def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceR
         reason="",
         defaults=msgspec.to_builtins(request.defaults),
         timeouts=msgspec.to_builtins(request.timeouts),
+        limits=limits.stored(request.limits),
+        affinity=request.affinity.value,
+        queue=msgspec.to_builtins(request.queue),
+        capture=msgspec.to_builtins(request.capture),
         version=1,
         created_at=now,
         updated_at=now,

@@ -7,17 +7,21 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
-from sqlalchemy import update
+from sqlalchemy import delete, update
+from sqlalchemy.exc import IntegrityError
 
+from appliance.kernel.errors import Conflict
 from appliance.services import queries
 from appliance.services.errors import ActionNotAllowed
 from appliance.services.events import note
-from appliance.services.schemas import UpdateService
+from appliance.services.schemas import ShareService, UpdateService
 from appliance.services.states import Action, Desired, Phase, ServiceState, can
-from appliance.services.tables import DeploymentRow, ServiceRow
+from appliance.services.tables import DeploymentRow, ServiceRow, ServiceShareRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
-from tenants import quotas
+from tenants import limits, quotas
+from tenants.queries.tenancy import find_tenant
 from tenants.quotas import Resource
+from tenants.scope import PLATFORM
 from tenants.work import Work
 
 _WORDS = {Action.start: "started", Action.stop: "stopped", Action.delete: "deleted"}
@@ -64,6 +68,7 @@ async def update_service(work: Work, service: ServiceRow, change: UpdateService)
         service.defaults = changed["defaults"] = msgspec.to_builtins(change.defaults)
     if change.timeouts is not UNSET:
         service.timeouts = changed["timeouts"] = msgspec.to_builtins(change.timeouts)
+    changed |= _update_traffic(service, change)
     _touch(work, service)
     told = _without_prompt(changed)
     work.record("service.updated", "service", service.id, tenant_id=service.tenant_id, detail=told)
@@ -78,6 +83,45 @@ def _without_prompt(changed: dict[str, Any]) -> dict[str, Any]:
         return changed
     digest = hashlib.sha256(defaults["system_prompt"].encode()).hexdigest()
     return changed | {"defaults": defaults | {"system_prompt": f"sha256:{digest}"}}
+
+
+def _update_traffic(service: ServiceRow, change: UpdateService) -> dict[str, Any]:
+    """How the gateway treats requests; what the audit trail says of it."""
+    changed: dict[str, Any] = {}
+    if change.limits is not UNSET:
+        service.limits = limits.stored(change.limits)
+        changed["limits"] = service.limits or {}
+    if change.affinity is not UNSET:
+        service.affinity = changed["affinity"] = change.affinity.value
+    if change.queue is not UNSET:
+        service.queue = changed["queue"] = msgspec.to_builtins(change.queue)
+    if change.capture is not UNSET:
+        service.capture = changed["capture"] = msgspec.to_builtins(change.capture)
+    return changed
+
+
+async def share_service(work: Work, service: ServiceRow, request: ShareService) -> ServiceRow:
+    """Let the keys of exactly these further tenants use the service; `NotFound` for a tenant that is not there."""
+    _check(service, Action.update)
+    tenants = {}
+    for name in request.tenants:
+        tenant = await find_tenant(work.session, PLATFORM, name)
+        if tenant.id != service.tenant_id:
+            tenants[tenant.id] = tenant.name
+    await work.session.execute(delete(ServiceShareRow).where(ServiceShareRow.service_id == service.id))
+    work.session.add_all(
+        ServiceShareRow(service_id=service.id, tenant_id=tenant_id, created_at=work.now()) for tenant_id in tenants
+    )
+    try:
+        await work.session.flush()
+    except IntegrityError as error:
+        raise Conflict("one of the tenants was deleted just now; look and choose again") from error
+    _touch(work, service)
+    detail = {"name": service.name, "shared_with": sorted(tenants.values())}
+    work.record("service.shared", "service", service.id, tenant_id=service.tenant_id, detail=detail)
+    said = f"shared with {', '.join(detail['shared_with'])}" if tenants else "shared with nobody any more"
+    note(work.session, work.clock, service.id, Phase.changed, f"{said}, by {work.actor.name}")
+    return service
 
 
 async def _scale(work: Work, service: ServiceRow, replicas: int) -> int:

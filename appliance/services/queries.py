@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import func, or_, select
@@ -11,7 +12,7 @@ from appliance.gateway.tables import GatewayRow, ListenerRow
 from appliance.kernel.ids import is_id
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.services.errors import ReplicaNotFound, ServiceNotFound
-from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow, ServiceShareRow
 from tenants.scope import TenantScope
 from tenants.tables import TenantRow
 
@@ -75,6 +76,24 @@ async def listeners_of(session: AsyncSession, service_ids: Sequence[str]) -> dic
     )
     pairs = (await session.execute(query)).all()
     return {listener.service_id: (listener, gateway) for listener, gateway in pairs if listener.service_id}
+
+
+async def gateways_named(session: AsyncSession, gateway_ids: Sequence[str]) -> dict[str, GatewayRow]:
+    return {row.id: row for row in await session.scalars(select(GatewayRow).where(GatewayRow.id.in_(gateway_ids)))}
+
+
+async def shares_of(session: AsyncSession, service_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The names of the further tenants that may use each service."""
+    query = (
+        select(ServiceShareRow.service_id, TenantRow.name)
+        .join(TenantRow, TenantRow.id == ServiceShareRow.tenant_id)
+        .where(ServiceShareRow.service_id.in_(service_ids))
+        .order_by(TenantRow.name)
+    )
+    found: dict[str, list[str]] = defaultdict(list)
+    for service_id, name in await session.execute(query):
+        found[service_id].append(name)
+    return found
 
 
 async def tenant_names(session: AsyncSession, tenant_ids: Sequence[str]) -> dict[str, str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
+
+from tenants.limits import Limits
 
 ServiceName = Annotated[
     str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)", description="unique in its tenant")
@@ -30,12 +33,44 @@ class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class ServiceTimeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Seconds. `first_byte_s` covers the queue and the prompt; `idle_s` is the longest gap within a stream."""
+    """Seconds. `first_byte_s` covers the prompt; `idle_s` is the longest gap within an answer; `total_s` bounds the
+    whole exchange; `wake_s` is the wait for a service that sleeps.
+    """
 
     connect_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
     first_byte_s: Annotated[float, Meta(gt=0, le=7200)] = 300.0
     idle_s: Annotated[float, Meta(gt=0, le=3600)] = 120.0
     total_s: Annotated[float, Meta(gt=0, le=86400)] = 3600.0
+    wake_s: Annotated[float, Meta(gt=0, le=3600)] = 300.0
+
+
+class Affinity(StrEnum):
+    """What requests that go to the same replica have in common: the beginning of the prompt, or the key."""
+
+    none = "none"
+    prefix = "prefix"
+    key = "key"
+
+
+class Queue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Requests that wait while every replica is full: so many on each of the gateway's workers, each so long."""
+
+    max_queued: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+    queue_s: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+
+
+class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keep this share (0 to 1) of all requests with their answers, each of the two up to `max_bytes`."""
+
+    share: Annotated[float, Meta(gt=0, le=1)]
+    max_bytes: Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
+
+
+class Exposure(StrEnum):
+    """`own`: a port of the gateway for the service alone; `shared`: a path on the gateway's shared listener."""
+
+    own = "own"
+    shared = "shared"
 
 
 class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,22 +85,38 @@ class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     flavor: str | None = None
     pool: str | None = None
     gateway: str | None = None
-    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    listener: Exposure = Exposure.own
+    port: Annotated[int, Meta(ge=1, le=65535, description="only with a listener of its own")] | None = None
     served_model: ServedModel | None = None
     description: Description = ""
     args: list[str] = []
     env: dict[str, str] = {}
     defaults: SamplingDefaults = SamplingDefaults()
     timeouts: ServiceTimeouts = ServiceTimeouts()
+    limits: Limits = Limits()
+    affinity: Affinity = Affinity.prefix
+    queue: Queue = Queue()
+    capture: Capture | None = None
 
 
 class UpdateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Members that are absent stay as they are."""
+    """Members that are absent stay as they are; one that is an object is replaced as a whole. Nothing is restarted."""
 
     replicas: Replicas | UnsetType = UNSET
     description: Description | UnsetType = UNSET
     defaults: SamplingDefaults | UnsetType = UNSET
     timeouts: ServiceTimeouts | UnsetType = UNSET
+    limits: Limits | UnsetType = UNSET
+    affinity: Affinity | UnsetType = UNSET
+    queue: Queue | UnsetType = UNSET
+    capture: Capture | UnsetType | None = UNSET
+    """Null captures nothing."""
+
+
+class ShareService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All further tenants, by name or id, whose keys may use the service; none ends the sharing."""
+
+    tenants: Annotated[list[str], Meta(max_length=1000)]
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +152,10 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """`url` is the base of the OpenAI API, `urls` every one that leads to the service, of shared listeners too.
+    `shared_with` are the names of further tenants whose keys may use it.
+    """
+
     id: str
     tenant: str
     tenant_id: str
@@ -112,10 +167,17 @@ class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     state_since: datetime
     gateway: str | None
+    listener: Exposure
     port: int | None
     url: str | None
+    urls: list[str]
     defaults: SamplingDefaults
     timeouts: ServiceTimeouts
+    limits: Limits
+    affinity: Affinity
+    queue: Queue
+    capture: Capture | None
+    shared_with: list[str]
     replicas: int
     ready_replicas: int
     actions: list[str]

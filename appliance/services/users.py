@@ -52,6 +52,12 @@ async def services_of_tenant(session: AsyncSession, tenant_id: TenantId) -> Mapp
     return {"services": count or 0}
 
 
+async def services_without_port(session: AsyncSession, gateway_id: str) -> Sequence[str]:
+    """The services that only the gateway's shared listener leads to, as a person calls them."""
+    query = select(ServiceRow.name).where(ServiceRow.gateway_id == gateway_id).order_by(ServiceRow.name)
+    return [f"service {name!r}" for name in (await session.scalars(query)).all()]
+
+
 async def services_in_pool(session: AsyncSession, pool_id: str) -> Sequence[str]:
     """The services that are placed in the pool, as a person calls them."""
     query = (

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.gateway.tables import GatewayRow, ListenerRow
+from appliance.gateway.queries import shared_ports
+from appliance.gateway.tables import GatewayRow
 from appliance.services import queries
 from appliance.services.schemas import (
+    Affinity,
+    Capture,
     DeploymentView,
     EventView,
+    Exposure,
+    Queue,
     ReplicaView,
     SamplingDefaults,
     ServiceTimeouts,
@@ -20,6 +26,7 @@ from appliance.services.schemas import (
 )
 from appliance.services.states import Action, Desired, ReplicaState, can
 from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+from tenants import limits
 
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
 
@@ -33,10 +40,12 @@ async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_hos
     deployments: dict[str, list[DeploymentView]] = defaultdict(list)
     for deployment in await queries.deployments_of(session, ids):
         deployments[deployment.service_id].append(_deployment(deployment, replicas[deployment.id]))
-    listeners = await queries.listeners_of(session, ids)
+    places = await _places(session, rows, public_host)
     tenants = await queries.tenant_names(session, [row.tenant_id for row in rows])
+    shares = await queries.shares_of(session, ids)
     return [
-        _service(row, tenants[row.tenant_id], deployments[row.id], listeners.get(row.id), public_host) for row in rows
+        _service(row, tenants[row.tenant_id], deployments[row.id], places[row.id], shares.get(row.id, []))
+        for row in rows
     ]
 
 
@@ -50,15 +59,41 @@ def event(row: EventRow) -> EventView:
     )
 
 
+class _Place(NamedTuple):
+    """Where a service is reached."""
+
+    gateway: str | None
+    port: int | None
+    urls: list[str]
+
+
+async def _places(session: AsyncSession, rows: Sequence[ServiceRow], public_host: str) -> dict[str, _Place]:
+    listeners = await queries.listeners_of(session, [row.id for row in rows])
+    elsewhere = await queries.gateways_named(session, [row.gateway_id for row in rows if row.gateway_id is not None])
+    gateways = {service_id: gateway for service_id, (_, gateway) in listeners.items()}
+    gateways |= {row.id: elsewhere[row.gateway_id] for row in rows if row.gateway_id in elsewhere}
+    shared = await shared_ports(session, {gateway.id for gateway in gateways.values()})
+    places = {}
+    for row in rows:
+        gateway = gateways.get(row.id)
+        port = listeners[row.id][0].port if row.id in listeners else None
+        urls = [] if gateway is None else _urls(row, gateway, port, shared.get(gateway.id), public_host)
+        places[row.id] = _Place(gateway.name if gateway else None, port, urls)
+    return places
+
+
+def _urls(row: ServiceRow, gateway: GatewayRow, own: int | None, shared: int | None, public_host: str) -> list[str]:
+    host = public_host if gateway.host in _EVERY_ADDRESS else gateway.host
+    host = f"[{host}]" if ":" in host else host
+    return [
+        *([f"http://{host}:{own}/v1"] if own is not None else []),
+        *([f"http://{host}:{shared}/{row.name}/v1"] if shared is not None else []),
+    ]
+
+
 def _service(
-    row: ServiceRow,
-    tenant: str,
-    deployments: list[DeploymentView],
-    place: tuple[ListenerRow, GatewayRow] | None,
-    public_host: str,
+    row: ServiceRow, tenant: str, deployments: list[DeploymentView], place: _Place, shared_with: list[str]
 ) -> ServiceView:
-    listener, gateway = place or (None, None)
-    host = public_host if gateway is None or gateway.host in _EVERY_ADDRESS else gateway.host
     return ServiceView(
         id=row.id,
         tenant=tenant,
@@ -70,11 +105,18 @@ def _service(
         state=row.state,
         reason=row.reason,
         state_since=row.state_since,
-        gateway=gateway.name if gateway else None,
-        port=listener.port if listener else None,
-        url=f"http://{host}:{listener.port}/v1" if listener else None,
+        gateway=place.gateway,
+        listener=Exposure.own if row.gateway_id is None else Exposure.shared,
+        port=place.port,
+        url=next(iter(place.urls), None),
+        urls=place.urls,
         defaults=msgspec.convert(row.defaults, SamplingDefaults),
         timeouts=msgspec.convert(row.timeouts, ServiceTimeouts),
+        limits=limits.read(row.limits),
+        affinity=Affinity(row.affinity or Affinity.prefix),
+        queue=msgspec.convert(row.queue or {}, Queue),
+        capture=msgspec.convert(row.capture, Capture | None),
+        shared_with=shared_with,
         replicas=sum(deployment.replicas for deployment in deployments),
         ready_replicas=sum(deployment.ready_replicas for deployment in deployments),
         actions=[action.value for action in Action if can(Desired(row.desired), action)],

@@ -12,6 +12,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway import operations
+from appliance.gateway.budgets import BudgetsBySubject
 from appliance.gateway.plane.wire import (
     LISTENERS_SHARD,
     KeysShard,
@@ -22,7 +23,7 @@ from appliance.gateway.plane.wire import (
     service_shard,
 )
 from appliance.gateway.ports import PortRules, PortUse
-from appliance.gateway.publisher import SnapshotPublisher
+from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
 from appliance.gateway.schemas import NewGateway
 from appliance.kernel import leases
 from appliance.kernel.clock import ManualClock
@@ -35,6 +36,10 @@ from tenants import actors
 from tenants.tables import ApiKeyRow, TenantRow
 from tenants.work import Work
 from tests.gateway.conftest import NODE
+
+
+def salt(tenant_id: str) -> str:
+    return f"salt of {tenant_id}"
 
 
 class Routes:
@@ -52,9 +57,12 @@ class Routes:
         self.services[service_id] = ServiceShard(service_id, tenant_id, "acme", name, name, [], ["POST /v1/x"])
         return service_id
 
-    async def __call__(self, _: AsyncSession) -> Mapping[str, ServiceShard]:
+    async def __call__(self, _: AsyncSession, budgets: BudgetsBySubject) -> Mapping[str, ServiceShard]:
         self.calls += 1
-        seen = dict(self.services)
+        seen = {
+            service_id: msgspec.structs.replace(shard, budgets=budgets.get(service_id, []))
+            for service_id, shard in self.services.items()
+        }
         self.reading.set()
         await self.gate.wait()
         return seen
@@ -72,7 +80,9 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def publisher(guarded: Guarded, directory: Path, routes: Routes, clock: ManualClock) -> SnapshotPublisher:
-    return SnapshotPublisher(guarded, SnapshotWriter(directory), routes, clock, node=NODE, workers=3)
+    return SnapshotPublisher(
+        guarded, SnapshotWriter(directory), routes, clock, node=GatewayNode(name=NODE, workers=3), salt=salt
+    )
 
 
 class Published:
@@ -164,7 +174,9 @@ async def test_restart_keeps_the_version(
     guarded: Guarded, directory: Path, routes: Routes, clock: ManualClock, publisher: SnapshotPublisher
 ) -> None:
     await publisher.publish()
-    again = SnapshotPublisher(guarded, SnapshotWriter(directory), routes, clock, node=NODE, workers=3)
+    again = SnapshotPublisher(
+        guarded, SnapshotWriter(directory), routes, clock, node=GatewayNode(name=NODE, workers=3), salt=salt
+    )
     assert await again.publish() == 1
 
 
@@ -248,12 +260,14 @@ async def test_failed_build_fails_its_callers_and_not_the_next(
 ) -> None:
     failures = [RuntimeError("the catalog is gone")]
 
-    async def failing_once(session: AsyncSession) -> Mapping[str, ServiceShard]:
+    async def failing_once(session: AsyncSession, budgets: BudgetsBySubject) -> Mapping[str, ServiceShard]:
         if failures:
             raise failures.pop()
-        return await routes(session)
+        return await routes(session, budgets)
 
-    publisher = SnapshotPublisher(guarded, SnapshotWriter(directory), failing_once, clock, node=NODE, workers=1)
+    publisher = SnapshotPublisher(
+        guarded, SnapshotWriter(directory), failing_once, clock, node=GatewayNode(name=NODE, workers=1), salt=salt
+    )
     answers = await asyncio.gather(publisher.publish(), publisher.publish(), return_exceptions=True)
     assert {str(answer) for answer in answers} == {"the catalog is gone"}
     assert await publisher.publish() == 1
