@@ -191,6 +191,7 @@ class Gateway:
         self.listeners = [wire.Listener("lsn_1", "gwy_1", "127.0.0.1", port, SERVICE)]
         self.services = {SERVICE: service(engine)}
         self.keys = {sha256(KEY): key_entry()}
+        self.tenants = {TENANT: wire.TenantEntry("acme")}
         self.version = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._writer = wire.SnapshotWriter(wire.snapshot_directory(home))
@@ -199,6 +200,7 @@ class Gateway:
     def publish(self, *, wait: bool = True) -> int:
         shards: dict[str, msgspec.Struct] = {
             wire.LISTENERS_SHARD: wire.ListenersShard(self.listeners, self.workers),
+            wire.TENANTS_SHARD: wire.TenantsShard(self.tenants),
         }
         buckets: dict[str, dict[str, wire.KeyEntry]] = {f"keys-{n:02d}": {} for n in range(wire.KEY_BUCKETS)}
         for hashed, entry in self.keys.items():

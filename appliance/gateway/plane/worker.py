@@ -53,6 +53,10 @@ from appliance.gateway.plane.upstream import IDLE_S
 TICK_S: Final = 0.05
 _SNAPSHOT_TICKS: Final = 2
 _SWEEP_TICKS: Final = 5
+_LAST_REQUEST_S: Final = 1.0
+"""A draining worker tells clients with its next answer to close; idle connections are closed after this time. Closed
+at once, a busy client's next request could be on its way and be lost.
+"""
 _ALREADY_RUNNING: Final = 3
 
 
@@ -133,17 +137,22 @@ class Worker:
         context.draining = True
         context.status.set_draining()
         await self._acceptor.close()
+        deadline = context.now() + grace_s
+        await self._emptied(min(_LAST_REQUEST_S, grace_s))
         for connection in list(context.connections):
             connection.drain()
-        if context.connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(context.emptied.wait(), grace_s)
+        await self._emptied(deadline - context.now())
         for connection in list(context.connections):
             connection.shut_down()
         await asyncio.sleep(TICK_S)  # what was written last is sent
         for connection in list(context.connections):
             connection.abort()
         self._drained.set()
+
+    async def _emptied(self, seconds: float) -> None:
+        if self._context.connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._context.emptied.wait(), seconds)
 
     def _tick(self) -> None:
         self._loop.call_later(TICK_S, self._tick)
@@ -163,7 +172,7 @@ class Worker:
             try:
                 with context.counters.changing():
                     context.tables = tables.build(snapshot, context.tables, context.backends)
-                    context.limiter.apply(snapshot)
+                    context.limiter.apply(snapshot, time.time())
                 self._applied = snapshot
                 self._set(snapshot.listeners)
             except (OverflowError, ValueError) as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from appliance.gateway.plane.limits import windows
@@ -9,6 +10,9 @@ from appliance.gateway.plane.limits.charge import Changes, charge
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS
 from appliance.gateway.plane.limits.periods import spend
 from appliance.gateway.plane.limits.subjects import HardBudget, Rate
+
+Clock = Callable[[], int]
+"""Milliseconds since the machine's start."""
 
 MOST_KEPT: Final = 16
 """Budgets of one request whose charge survives a kill of the worker: as many have room in its slot."""
@@ -20,23 +24,24 @@ class Grant:
     bytes each) to whoever charges it after this worker was killed; 0 and empty if it has none.
     """
 
-    __slots__ = ("_at", "_budgets", "_rates", "_reserved", "_words", "charge", "hashes")
+    __slots__ = ("_at", "_budgets", "_clock", "_rates", "_reserved", "_words", "charge", "hashes")
 
-    def __init__(self, words: memoryview[int], rates: list[tuple[Rate, int]], at: float) -> None:
+    def __init__(self, words: memoryview[int], rates: list[tuple[Rate, int]], at: float, clock: Clock) -> None:
         """`words`: this worker's table. `rates` with the tokens to reserve of each."""
         self._words = words
         self._rates: list[tuple[Rate, int]] | None = rates
         self._budgets: list[HardBudget] = []
         self._reserved = 0
         self._at = at
+        self._clock = clock
         self.charge = 0
         self.hashes = b""
-        minute = windows.now_ms() // windows.MINUTE_MS
+        minute = clock() // windows.MINUTE_MS
         for rate, tokens in rates:
             counter = rate.counter
             counter.words[counter.at + HELD_REQUESTS] += 1
             if rate.requests is not None:
-                windows.add(counter, windows.REQUESTS, minute, 1)
+                windows.add(counter.words, counter.at + windows.REQUESTS, minute, 1)
             if tokens:
                 counter.words[counter.at + HELD_TOKENS] += tokens
 
@@ -56,11 +61,11 @@ class Grant:
         used = prompt_tokens + completion_tokens
         if self._budgets:
             self._settle_budgets(used)
-        minute = windows.now_ms() // windows.MINUTE_MS
+        minute = self._clock() // windows.MINUTE_MS
         for rate, tokens in rates:
             counter = rate.counter
             if rate.tokens is not None and used:
-                windows.add(counter, windows.TOKENS, minute, used)
+                windows.add(counter.words, counter.at + windows.TOKENS, minute, used)
             # What was reserved goes last: others may see both for a moment, never neither.
             if tokens:
                 counter.words[counter.at + HELD_TOKENS] -= tokens

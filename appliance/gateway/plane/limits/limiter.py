@@ -11,13 +11,12 @@ are counted instead.
 from __future__ import annotations
 
 import os
-import time
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.limits import telling, windows
-from appliance.gateway.plane.limits.grant import Grant
+from appliance.gateway.plane.limits.grant import Clock, Grant
 from appliance.gateway.plane.limits.layout import HELD_TOKENS
 from appliance.gateway.plane.limits.periods import ends_in_s
 from appliance.gateway.plane.limits.shared import Counters
@@ -76,8 +75,9 @@ class Needs:
 class Limiter:
     """Of one worker. `active`: whether anything is limited at all."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, clock: Clock = windows.now_ms) -> None:
         self._counters = counters
+        self._clock = clock
         self._keys: Family[dict[str, KeyEntry]] = Family(
             counters, "API key", lambda bucket: ((entry.key_id, entry) for entry in bucket.values())
         )
@@ -86,9 +86,8 @@ class Limiter:
         self._charges = count(int.from_bytes(os.urandom(7), "little"))
         self.active = False
 
-    def apply(self, snapshot: Snapshot) -> None:
-        """Take over the limits of a snapshot; what has been counted stays counted."""
-        now = time.time()
+    def apply(self, snapshot: Snapshot, now: float) -> None:
+        """Take over the limits of a snapshot; what has been counted stays counted. `now`: Unix seconds."""
         self._keys.apply({str(number): bucket for number, bucket in enumerate(snapshot.key_buckets)}, now)
         self._services.apply(snapshot.services, now)
         self._tenants.apply({"all": snapshot.tenants}, now)
@@ -99,7 +98,7 @@ class Limiter:
         """`Refusal` 429 if the request could not be granted whatever its body says. Takes nothing."""
         if self.active and (subjects := self._of(request, None if request.pending else request.service.shard.id)):
             _pass_budgets(_budgets(subjects), 1, request.at)
-            _pass_rates([(each.rate, 1) for each in subjects if each.rate is not None])
+            _pass_rates([(each.rate, 1) for each in subjects if each.rate is not None], self._clock())
 
     def longest_answer(self, request: Request, prompt: int, answers: int, ceiling: int | None) -> int | None:
         """The tokens to allow each of the answers that the caller did not limit, for a prompt of about that many:
@@ -133,8 +132,8 @@ class Limiter:
             if (rate := each.rate) is not None
         ]
         if rates:
-            request.answer_headers = _pass_rates(rates)
-        grant = Grant(self._counters.words, rates, request.at)
+            request.answer_headers = _pass_rates(rates, self._clock())
+        grant = Grant(self._counters.words, rates, request.at, self._clock)
         if budgets:
             grant.reserve(budgets, reserved, next(self._charges))
         return grant
@@ -169,9 +168,8 @@ def _pass_budgets(budgets: list[HardBudget], need: int, at: float) -> None:
             )
 
 
-def _pass_rates(rates: _Rates) -> bytes:
+def _pass_rates(rates: _Rates, at_ms: int) -> bytes:
     """The answer's fields: of the subject with the least requests left, and of the one with the least tokens."""
-    at_ms = windows.now_ms()
     minute, elapsed = divmod(at_ms, MINUTE_MS)
     least_requests = least_tokens = _ENOUGH
     request_lines = token_lines = b""

@@ -13,7 +13,7 @@ import time
 from typing import Final, NamedTuple
 
 from appliance.gateway.plane.limits.layout import SUMS
-from appliance.gateway.plane.limits.shared import Counter, Rows
+from appliance.gateway.plane.limits.shared import Rows
 
 MINUTE_MS: Final = 60_000
 REQUESTS: Final = SUMS
@@ -28,12 +28,12 @@ def now_ms() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
-def add(counter: Counter, word: int, minute: int, number: int) -> None:
-    """Count in this worker's row."""
-    at = counter.at + word + (minute & 1)
-    stored = counter.words[at]
+def add(words: memoryview[int], word: int, minute: int, number: int) -> None:
+    """Count in this worker's row: `word` is the index there of `REQUESTS` or `TOKENS`."""
+    word += minute & 1
+    stored = words[word]
     sum_ = stored & _SUM if stored >> _SUM_BITS == minute else 0
-    counter.words[at] = minute << _SUM_BITS | min(sum_ + number, _SUM)
+    words[word] = minute << _SUM_BITS | min(sum_ + number, _SUM)
 
 
 def sum_of(rows: Rows, word: int, minute: int) -> int:
