@@ -12,7 +12,8 @@ from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.head import RequestHead, parse_request
 from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.route import Matched, Pending, engine_route, pending_route
+from appliance.gateway.plane.route import Pending, engine_route, pending_route
+from appliance.gateway.plane.routes import Matched
 from appliance.gateway.plane.snapshot import Snapshot
 from appliance.gateway.plane.status import StatusWriter
 from appliance.gateway.plane.tables import EMPTY, ServiceTable, Tables, build
@@ -65,33 +66,22 @@ def request(
     """A request whose head has told its service."""
     of = tables(service).services[service.id]
     told = head(path=path, **(fields or {}))
-    return _request(by or principal(), told, engine_route(told.method, told.path, of), of, None)
+    return _request(by or principal(), told, engine_route(told.method, told.path, of), of)
 
 
 def shared_request(of: Tables, by: Principal, *, path: str = CHAT) -> Request:
     """A request whose body will tell its service."""
     told = head(path=path)
-    directory = of.directory(GATEWAY, by.key.tenant_id)
-    matched = pending_route(told.method, told.path, directory)
-    return _request(by, told, matched, None, Pending(of, directory, by))
+    lead = pending(of, by)
+    return _request(by, told, pending_route(told.method, told.path, lead.directory), lead)
 
 
-def _request(
-    by: Principal, told: RequestHead, matched: Matched, service: ServiceTable | None, pending: Pending | None
-) -> Request:
-    return Request(
-        head=told,
-        principal=by,
-        service=service,
-        pending=pending,
-        matched=matched,
-        line=matched.line,
-        max_body_bytes=1 << 25,
-        request_id=b"test",
-        at=0.0,
-        started=0.0,
-        peer="127.0.0.1",
-    )
+def pending(of: Tables, by: Principal) -> Pending:
+    return Pending(of, of.directory(GATEWAY, by.key.tenant_id), by)
+
+
+def _request(by: Principal, told: RequestHead, matched: Matched, lead: ServiceTable | Pending) -> Request:
+    return Request(told, by, lead, matched, matched.line, 1 << 25, b"test", 0.0, 0.0, "127.0.0.1")
 
 
 def chat(**members: Any) -> bytes:

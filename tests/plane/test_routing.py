@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.principal import Principal
-from appliance.gateway.plane.route import Pending, engine_route, locate, own_answer, pending_route, resolve, with_query
+from appliance.gateway.plane.route import engine_route, locate, own_answer, pending_route, resolve, with_query
 from appliance.gateway.plane.routes import Body, Route, RouteTable
-from appliance.gateway.plane.tables import Tables
-from tests.plane.parts import GATEWAY, backends, principal, shard, tables
+from appliance.gateway.plane.tables import ServiceTable, Tables
+from tests.plane.parts import GATEWAY, backends, pending, principal, shard, tables
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
 PATHS = st.text(st.sampled_from([*string.ascii_lowercase, *"/.%~_-{}"]), max_size=30).map(lambda text: f"/{text}")
 
 
 def by_path(of: Tables, by: Principal, path: str) -> tuple[str | None, str]:
-    place = locate(path.encode(), of, of.directory(GATEWAY, by.key.tenant_id), by)
-    return place.service.shard.id if place.service else None, place.path.decode()
+    lead, rest = locate(path.encode(), pending(of, by))
+    return lead.shard.id if isinstance(lead, ServiceTable) else None, rest.decode()
 
 
 def by_model(of: Tables, by: Principal, model: str) -> str:
@@ -30,7 +30,7 @@ def by_model(of: Tables, by: Principal, model: str) -> str:
 
 
 def listed(of: Tables, by: Principal) -> list[str]:
-    whole = of.directory(GATEWAY, by.key.tenant_id).listing(by, GATEWAY).whole
+    whole = of.directory(GATEWAY, by.key.tenant_id).listing(by).whole
     return [card["id"] for card in json.loads(whole)["data"]]
 
 
@@ -148,12 +148,12 @@ def test_whatever_is_listed_leads_to_a_service_that_the_key_may_use_and_each_is_
 def test_body_without_a_model_and_route_of_another_service() -> None:
     of = tables(shard("chat"), shard("embed", routes=["POST /v1/embeddings"]))
     by = principal()
-    directory = of.directory(GATEWAY, "ten_acme")
-    pending = Pending(of, directory, by)
+    lead = pending(of, by)
+    directory = lead.directory
     route = pending_route(b"POST", b"/v1/chat/completions", directory).route
-    assert refused(resolve, pending, route, None, 1) == (400, "model_required")
-    assert refused(resolve, pending, route, "embed-model", 1) == (404, "unknown_url")
-    assert resolve(pending, route, "chat", 1).shard.id == "svc_acme_chat"
+    assert refused(resolve, lead, route, None, 1) == (400, "model_required")
+    assert refused(resolve, lead, route, "embed-model", 1) == (404, "unknown_url")
+    assert resolve(lead, route, "chat", 1).shard.id == "svc_acme_chat"
     assert refused(pending_route, b"GET", b"/v1/chat/completions", directory) == (405, "method_not_allowed")
     assert refused(pending_route, b"POST", b"/metrics", directory) == (404, "unknown_url")
 
@@ -250,10 +250,10 @@ def test_query_is_passed_on_where_it_is_declared_and_else_refused() -> None:
 
 @pytest.mark.parametrize("name", ["org/m", "a:b@c+d"])
 def test_models_card_is_found_by_its_plain_and_its_encoded_name(name: str) -> None:
-    listing = tables(shard(served_model=name)).services["svc_acme_chat"].listing
+    service = tables(shard(served_model=name)).services["svc_acme_chat"]
     encoded = name.replace("/", "%2F").replace(":", "%3A").replace("@", "%40").replace("+", "%2B")
     for path in (name, encoded):
-        answer = own_answer(b"GET", f"/v1/models/{path}".encode(), listing)
+        answer = own_answer(b"GET", f"/v1/models/{path}".encode(), service)
         assert answer is not None
         assert json.loads(answer)["id"] == name
 

@@ -11,24 +11,20 @@ from typing import Final, NamedTuple
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admit import authenticate, check_key, check_service, check_tenant
 from appliance.gateway.plane.context import Context
-from appliance.gateway.plane.errors import Refusal
+from appliance.gateway.plane.errors import Refusal, nothing_here
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.identifiers import well_formed
-from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.route import (
     MODELS_ROUTE,
     PUBLIC,
-    Matched,
     Pending,
     engine_route,
     locate,
     own_answer,
     pending_route,
-    shared_answer,
     with_query,
 )
-from appliance.gateway.plane.schemas import Listener
 from appliance.gateway.plane.tables import ServiceTable, Tables
 
 
@@ -38,15 +34,6 @@ class OwnAnswer(NamedTuple):
 
 
 _ALIVE: Final = OwnAnswer(b"text/plain", b"ok\n")
-
-
-class _Target(NamedTuple):
-    """`service` None: the body's model tells, with `pending`."""
-
-    matched: Matched
-    service: ServiceTable | None
-    pending: Pending | None
-    max_body_bytes: int
 
 
 def request_id_of(head: RequestHead, context: Context) -> bytes:
@@ -66,69 +53,38 @@ def admit(
     tables = context.tables
     listener = tables.listeners.get(listener_id)
     if listener is None:
-        raise _nothing_here()
+        raise nothing_here()
     at = time.time()
+    principal = authenticate(head.fields.get(b"authorization"), tables)
+    lead: ServiceTable | Pending
     if listener.service_id is not None:
-        service = tables.services.get(listener.service_id)
-        if service is None:
-            raise _nothing_here()
-        principal = authenticate(head.fields.get(b"authorization"), tables)
-        check_tenant(principal, service.shard)
+        lead, path = _published(tables, listener.service_id), head.path
+        check_tenant(principal, lead.shard)
         check_key(principal, peer, at)
-        check_service(principal, service.shard)
-        target = _of_service(head, head.path, service, principal, listener)
+        check_service(principal, lead.shard)
     else:
-        principal = authenticate(head.fields.get(b"authorization"), tables)
         check_key(principal, peer, at)
-        target = _of_shared(head, tables, principal, listener)
-    if isinstance(target, OwnAnswer):
-        return target
+        directory = tables.directory(listener.gateway_id, principal.key.tenant_id)
+        lead, path = locate(head.path, Pending(tables, directory, principal))
+    own = own_answer(head.method, path, lead)
+    if own is not None:
+        principal.check_route(MODELS_ROUTE)
+        return OwnAnswer(answers.JSON, own)
     if b"content-encoding" in head.fields:
         raise Refusal(415, "unsupported_encoding", "Send the request body without Content-Encoding.")
-    route = target.matched.route
-    principal.check_route(route.label)
-    return Request(
-        head=head,
-        principal=principal,
-        service=target.service,
-        pending=target.pending,
-        matched=target.matched,
-        line=with_query(target.matched.line, route, head.query) if head.query else target.matched.line,
-        max_body_bytes=target.max_body_bytes,
-        request_id=request_id,
-        at=at,
-        started=context.now(),
-        peer=peer,
-    )
+    limit = listener.max_body_bytes
+    if isinstance(lead, ServiceTable):
+        matched = engine_route(head.method, path, lead)
+        limit = min(limit, lead.shard.max_body_bytes)
+    else:
+        matched = pending_route(head.method, path, lead.directory)
+    principal.check_route(matched.route.label)
+    line = with_query(matched.line, matched.route, head.query) if head.query else matched.line
+    return Request(head, principal, lead, matched, line, limit, request_id, at, context.now(), peer)
 
 
-def _of_service(
-    head: RequestHead, path: bytes, service: ServiceTable, principal: Principal, listener: Listener
-) -> _Target | OwnAnswer:
-    own = own_answer(head.method, path, service.listing)
-    if own is not None:
-        principal.check_route(MODELS_ROUTE)
-        return OwnAnswer(answers.JSON, own)
-    limit = min(listener.max_body_bytes, service.shard.max_body_bytes)
-    return _Target(engine_route(head.method, path, service), service, None, limit)
-
-
-def _of_shared(head: RequestHead, tables: Tables, principal: Principal, listener: Listener) -> _Target | OwnAnswer:
-    directory = tables.directory(listener.gateway_id, principal.key.tenant_id)
-    own = shared_answer(head, directory, principal, listener.gateway_id)
-    if own is not None:
-        principal.check_route(MODELS_ROUTE)
-        return OwnAnswer(answers.JSON, own)
-    place = locate(head.path, tables, directory, principal)
-    if place.service is not None:
-        return _of_service(head, place.path, place.service, principal, listener)
-    return _Target(
-        pending_route(head.method, place.path, directory),
-        None,
-        Pending(tables, directory, principal),
-        listener.max_body_bytes,
-    )
-
-
-def _nothing_here() -> Refusal:
-    return Refusal(404, "no_service", "No service is published here.")
+def _published(tables: Tables, service_id: str) -> ServiceTable:
+    service = tables.services.get(service_id)
+    if service is None:
+        raise nothing_here()
+    return service

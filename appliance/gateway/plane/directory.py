@@ -18,7 +18,7 @@ import msgspec
 
 from appliance.gateway.plane.errors import Refusal, model_not_found
 from appliance.gateway.plane.principal import Listing, Principal
-from appliance.gateway.plane.routes import Body, Route, RouteTable, route_table
+from appliance.gateway.plane.routes import Body, Matched, RouteTable, route_table
 from appliance.gateway.plane.schemas import ServiceShard
 
 RESERVED: Final = frozenset({b"v1", b"v2", b"healthz"})
@@ -32,9 +32,10 @@ _PLAIN: Final = "/:@+"
 class Directory:
     """What the keys of `tenant_id` may use, unless a key itself allows less."""
 
-    __slots__ = ("_by_model", "_by_path", "_listing", "_services", "_tenant_id", "route_tables")
+    __slots__ = ("_by_model", "_by_path", "_gateway_id", "_listing", "_services", "_tenant_id", "route_tables")
 
-    def __init__(self, tenant_id: str, shards: Iterable[ServiceShard]) -> None:
+    def __init__(self, gateway_id: str, tenant_id: str, shards: Iterable[ServiceShard]) -> None:
+        self._gateway_id = gateway_id
         self._tenant_id = tenant_id
         self._services = sorted(shards, key=lambda shard: (shard.tenant_id != tenant_id, shard.tenant_name, shard.name))
         self._by_path: dict[bytes, str] = {}
@@ -75,12 +76,12 @@ class Directory:
             )
         return found[0].id
 
-    def route(self, method: bytes, path: bytes) -> Route | None:
+    def route(self, method: bytes, path: bytes) -> Matched | None:
         """The route of a request whose service its body's model tells."""
         for table in self.route_tables:
-            route = table.fixed(method, path)
-            if route is not None and route.body is Body.OPENAI:
-                return route
+            matched = table.fixed(method, path)
+            if matched is not None and matched.route.body is Body.OPENAI:
+                return matched
         return None
 
     def methods(self, path: bytes) -> list[str]:
@@ -94,15 +95,15 @@ class Directory:
             }
         )
 
-    def listing(self, principal: Principal, gateway_id: str) -> Listing:
+    def listing(self, principal: Principal) -> Listing:
         """Every model that this key may ask for."""
         if principal.services is None:
             if self._listing is None:
                 self._listing = self._list(principal)
             return self._listing
-        known = principal.listings.get(gateway_id)
+        known = principal.listings.get(self._gateway_id)
         if known is None:
-            known = principal.listings[gateway_id] = self._list(principal)
+            known = principal.listings[self._gateway_id] = self._list(principal)
         return known
 
     def _list(self, principal: Principal) -> Listing:

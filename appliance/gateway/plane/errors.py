@@ -74,6 +74,10 @@ def invalid_key(message: str = "Incorrect API key provided.") -> Refusal:
     )
 
 
+def nothing_here() -> Refusal:
+    return Refusal(404, "no_service", "No service is published here.")
+
+
 def model_not_found(name: str) -> Refusal:
     return Refusal(
         404,

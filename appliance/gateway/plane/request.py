@@ -9,7 +9,8 @@ from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.limits.grant import Grant
 from appliance.gateway.plane.principal import Principal
-from appliance.gateway.plane.route import Matched, Pending
+from appliance.gateway.plane.route import Pending
+from appliance.gateway.plane.routes import Matched
 from appliance.gateway.plane.tables import ServiceTable
 
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -49,13 +50,11 @@ class Request:
         "tenant",
     )
 
-    def __init__(  # noqa: PLR0913 - all that is known of it at its head
+    def __init__(  # noqa: PLR0913, PLR0917 - all that its head tells; keywords cost time
         self,
-        *,
         head: RequestHead,
         principal: Principal,
-        service: ServiceTable | None,
-        pending: Pending | None,
+        lead: ServiceTable | Pending,
         matched: Matched,
         line: bytes,
         max_body_bytes: int,
@@ -68,10 +67,12 @@ class Request:
         self.principal = principal
         self.key = principal.key
         self.tenant = principal.tenant
-        if service is not None:
-            self.service = service
-        self.pending = pending
+        self.pending: Pending | None = None
         """Where the body's model is looked up; None if the head has told the service."""
+        if isinstance(lead, ServiceTable):
+            self.service = lead
+        else:
+            self.pending = lead
         self.matched = matched
         self.route = matched.route.label
         self.line = line

@@ -11,9 +11,8 @@ from typing import Final, NamedTuple
 
 from appliance.gateway.plane.directory import Directory
 from appliance.gateway.plane.errors import Refusal, body_too_large, model_not_found
-from appliance.gateway.plane.head import RequestHead
-from appliance.gateway.plane.principal import Listing, Principal
-from appliance.gateway.plane.routes import Route
+from appliance.gateway.plane.principal import Principal
+from appliance.gateway.plane.routes import Matched, Route
 from appliance.gateway.plane.tables import ServiceTable, Tables
 
 PUBLIC: Final = frozenset({(b"HEAD", b"/"), (b"GET", b"/healthz"), (b"HEAD", b"/healthz")})
@@ -35,23 +34,6 @@ _IGNORED_QUERY = re.compile(rb"api-version=[0-9A-Za-z.-]{0,40}")
 """Clients of Azure's API put it on every request; it changes nothing here."""
 
 
-class Matched(NamedTuple):
-    """`line` is the beginning of the request line for the engine, `model` the model if the path names it."""
-
-    route: Route
-    line: bytes
-    model: str | None = None
-
-
-class Place(NamedTuple):
-    """Where a request on a shared listener leads. `service` None: its body's model tells; `path` is what follows the
-    service's name.
-    """
-
-    service: ServiceTable | None
-    path: bytes
-
-
 class Pending(NamedTuple):
     """What the service of a request is looked up in when its body is there."""
 
@@ -59,11 +41,18 @@ class Pending(NamedTuple):
     directory: Directory
     principal: Principal
 
+    def service(self, service_id: str) -> ServiceTable:
+        """Directories name the tables' own services."""
+        return self.tables.services[service_id]
 
-def own_answer(method: bytes, path: bytes, listing: Listing) -> bytes | None:
+
+def own_answer(method: bytes, path: bytes, lead: ServiceTable | Pending) -> bytes | None:
     """The body of an answer that the gateway gives itself to an authenticated client, None if it is not one."""
-    if method != b"GET" or not path.startswith(_MODELS):
+    if method != b"GET":
         return None
+    if not path.startswith(_MODELS):
+        return _V2_ANSWERS.get(path) if isinstance(lead, Pending) else None
+    listing = lead.listing if isinstance(lead, ServiceTable) else lead.directory.listing(lead.principal)
     if path == _MODELS:
         return listing.whole
     if not path.startswith(_MODEL):
@@ -74,31 +63,25 @@ def own_answer(method: bytes, path: bytes, listing: Listing) -> bytes | None:
     return answer
 
 
-def shared_answer(head: RequestHead, directory: Directory, principal: Principal, gateway_id: str) -> bytes | None:
-    """`own_answer` of a shared listener."""
-    if head.method != b"GET":
-        return None
-    if head.path.startswith(_MODELS):
-        return own_answer(head.method, head.path, directory.listing(principal, gateway_id))
-    return _V2_ANSWERS.get(head.path)
-
-
-def locate(path: bytes, tables: Tables, directory: Directory, principal: Principal) -> Place:
-    """`Refusal` 404 if the path names a service that the key may not use, or none."""
+def locate(path: bytes, pending: Pending) -> tuple[ServiceTable | Pending, bytes]:
+    """Where a request on a shared listener leads, and the path without the service's name. `Refusal` 404 if the path
+    names a service that the key may not use, or none.
+    """
+    directory, principal = pending.directory, pending.principal
     if path.startswith(_V2_MODEL):
         model = path.split(b"/", 4)[3].decode("ascii")
-        return Place(_existing(tables, directory.by_model(model, principal)), path)
+        return pending.service(directory.by_model(model, principal)), path
     first, slash, rest = path[1:].partition(b"/")
     if not slash or first in (b"v1", b"v2"):
-        return Place(None, path)
-    return Place(_existing(tables, directory.by_path(first, principal)), b"/" + rest)
+        return pending, path
+    return pending.service(directory.by_path(first, principal)), b"/" + rest
 
 
 def engine_route(method: bytes, path: bytes, service: ServiceTable) -> Matched:
     """`Refusal` 404 or 405 for what is not in the service's allow-list."""
-    route = service.routes.fixed(method, path)
-    if route is not None:
-        return Matched(route, route.line)
+    matched = service.routes.fixed(method, path)
+    if matched is not None:
+        return matched
     found = service.routes.find(method, path)
     if found is None:
         raise not_listed(method, path, service.routes.methods(path))
@@ -110,10 +93,10 @@ def engine_route(method: bytes, path: bytes, service: ServiceTable) -> Matched:
 
 def pending_route(method: bytes, path: bytes, directory: Directory) -> Matched:
     """The route of a request whose body's model will tell its service."""
-    route = directory.route(method, path)
-    if route is None:
+    matched = directory.route(method, path)
+    if matched is None:
         raise not_listed(method, path, directory.methods(path))
-    return Matched(route, route.line)
+    return matched
 
 
 def with_query(line: bytes, route: Route, query: bytes) -> bytes:
@@ -136,7 +119,7 @@ def resolve(pending: Pending, route: Route, model: str | None, body_bytes: int) 
             "Name the model in the body's 'model'; GET /v1/models lists yours.",
             param="model",
         )
-    service = _existing(pending.tables, pending.directory.by_model(model, pending.principal))
+    service = pending.service(pending.directory.by_model(model, pending.principal))
     method, _, path = route.line.partition(b" ")
     if service.routes.fixed(method, path) is None:
         raise not_listed(method, path, [])
@@ -154,8 +137,3 @@ def not_listed(method: bytes, path: bytes, methods: list[str]) -> Refusal:
             headers=f"allow: {', '.join(methods)}\r\n".encode(),
         )
     return Refusal(404, "unknown_url", f"Unknown request URL: {method.decode()} {path.decode('ascii')[:200]}.")
-
-
-def _existing(tables: Tables, service_id: str) -> ServiceTable:
-    """Directories are made of the tables' own services."""
-    return tables.services[service_id]

@@ -56,6 +56,14 @@ class Route:
         )
 
 
+class Matched(NamedTuple):
+    """`line` is the beginning of the request line for the engine, `model` the model if the path names it."""
+
+    route: Route
+    line: bytes
+    model: str | None = None
+
+
 class Found(NamedTuple):
     """A route with what a path says in place of its placeholders."""
 
@@ -81,10 +89,11 @@ class RouteTable:
 
     def __init__(self, described: tuple[str, ...]) -> None:
         routes = [Route(entry) for entry in described]
-        self._fixed = {route.line: route for route in routes if route.segments is None}
+        self._fixed = {route.line: Matched(route, route.line) for route in routes if route.segments is None}
         self._templates = [route for route in routes if route.segments is not None]
 
-    def fixed(self, method: bytes, path: bytes) -> Route | None:
+    def fixed(self, method: bytes, path: bytes) -> Matched | None:
+        """Of the routes without placeholders, the one that it is."""
         return self._fixed.get(b"%b %b" % (method, path))
 
     def find(self, method: bytes, path: bytes) -> Found | None:

@@ -125,7 +125,7 @@ class Tables:
         if found is None:
             shards = (table.shard for table in self.services.values() if table.shard.gateway_id == gateway_id)
             visible = [shard for shard in shards if shard.tenant_id == tenant_id or tenant_id in shard.shared_with]
-            found = self._directories[gateway_id, tenant_id] = Directory(tenant_id, visible)
+            found = self._directories[gateway_id, tenant_id] = Directory(gateway_id, tenant_id, visible)
         return found
 
     def directories_without(self, changed: list[ServiceShard]) -> Mapping[tuple[str, str], Directory]:
