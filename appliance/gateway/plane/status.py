@@ -109,6 +109,10 @@ class StatusWriter:
         self._words[(self._offset(index) + _ID_BYTES) >> 2] = count
         self._words[_IN_FLIGHT] = total
 
+    def set_queued(self, index: int, count: int) -> None:
+        """Requests that wait and may go to this replica; each counts at every replica that it may go to."""
+        self._words[(self._offset(index) + _ID_BYTES + 4) >> 2] = count
+
     def set_connections(self, count: int) -> None:
         self._words[_CONNECTIONS] = count
 

@@ -56,6 +56,8 @@ class Kind(IntEnum):
     BUDGET_DAY = 3
     BUDGET_MONTH = 4
     REPLICA = 5
+    QUEUE = 6
+    """One tenant's requests that wait for one service."""
 
 
 def limits_directory(home: Path) -> Path:

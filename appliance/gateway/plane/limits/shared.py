@@ -66,6 +66,10 @@ class Counter:
         """Add to a gauge of this worker."""
         self.words[self.at + word] += number
 
+    def set(self, word: int, number: int) -> None:
+        """Replace a gauge of this worker."""
+        self.words[self.at + word] = number
+
     def own(self, word: int) -> int:
         return self.words[self.at + word]
 
