@@ -43,6 +43,10 @@ class ChunkDecoder:
 
     def feed(self, data: bytes) -> bytes:
         """`MalformedChunk` when the coding is broken."""
+        if self._remaining == _SIZE and not self._buffer and data.endswith(_CRLF):
+            payload = self._whole(data)
+            if payload:
+                return payload
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -66,6 +70,16 @@ class ChunkDecoder:
                 self.rest = data[at:]
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _whole(self, data: bytes) -> bytes:
+        """The payload of exactly one chunk, as engines write their events; nothing if it is anything else."""
+        at = data.find(_CRLF)
+        line = data[:at]
+        size = len(data) - at - 4
+        if 0 < at <= MAX_DIGITS and size > 0 and not line.translate(None, _HEX) and int(line, 16) == size:
+            self.chunks += 1
+            return data[at + 2 : -2]
+        return b""
 
     def _keep(self, rest: bytes) -> None:
         """An unfinished line; refuse at once what cannot become a good one."""

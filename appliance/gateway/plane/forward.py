@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from appliance.gateway.plane import answers, upstream
+from appliance.gateway.plane import answers, ejection, upstream
 from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.balance import choose
 from appliance.gateway.plane.chunked import LAST_CHUNK, encode_chunk
@@ -22,11 +22,10 @@ from appliance.gateway.plane.relay import Relay, StreamRelay, error_event, relay
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas import Outcome
 
-_DOWN_S: Final = 1.0
-"""A replica that could not be connected to is avoided for this long while there are others."""
 _ATTEMPTS: Final = 3
 """Times that a kept-alive connection may turn out to be closed."""
 _NO_CONTENT: Final = 204
+_ERROR: Final = 500
 _CLIENT_CLOSED: Final = 499
 """The status in the record of a request whose client left before an answer (nginx's number)."""
 
@@ -88,7 +87,9 @@ class Exchange:
 
     def start(self) -> None:
         try:
-            replica = choose(self._request.service, self._context.now(), self._excluded)
+            replica = choose(self._request, self._context.now(), self._excluded)
+            if replica is None:
+                raise unavailable("overloaded", "All replicas of this service are busy.", retry_after_s=2)
             if not self._ledger.begin(replica):
                 raise unavailable("overloaded", "The gateway has too many requests in flight.", retry_after_s=1)
         except Refusal as refusal:
@@ -129,6 +130,9 @@ class Exchange:
             self._finish("client_cut")
             self._client.abort()
         else:
+            replica = self._ledger.replica
+            if replica is not None and self._connection is not None and self._relay is None:
+                ejection.failed(self._context, replica, "timeout")
             self._break_off("timed_out", engine_failed(504, "engine_timeout", "The engine did not answer in time."))
 
     def on_shutdown(self) -> None:
@@ -145,7 +149,7 @@ class Exchange:
         except OSError as error:
             self._connecting = None
             self._context.log.warning("replica.connect_failed", replica=replica.id, reason=str(error))
-            replica.down_until = self._context.now() + _DOWN_S
+            ejection.failed(self._context, replica, "connect")
             self._excluded |= {replica.id}
             self._try_again()
             return
@@ -153,7 +157,6 @@ class Exchange:
         if self._finished:
             connection.close()
             return
-        replica.down_until = 0.0
         self._send(connection)
 
     def _send(self, connection: upstream.UpstreamConnection) -> None:
@@ -173,7 +176,9 @@ class Exchange:
     # From the engine
 
     def on_head(self, status: int, fields: dict[bytes, bytes]) -> None:
-        request = self._request
+        request, replica = self._request, self._ledger.replica
+        if replica is not None and (replica.troubled or status >= _ERROR):
+            ejection.answered(self._context, replica, status)
         content_type = answers.content_type_of(fields)
         ledger = self._ledger
         relay = relay_for(request.route, status, content_type, request.prepared, ledger.counter, ledger.sink)
@@ -199,7 +204,7 @@ class Exchange:
         relay = self._relay
         if relay is None or self._finished:
             return
-        self._ledger.received()
+        now = self._ledger.received()
         try:
             out = relay.feed(data)
         except ValueError:
@@ -209,7 +214,8 @@ class Exchange:
         if isinstance(relay, StreamRelay) and relay.failure is not None:
             self._break_off("upstream_error", relay.failure)
             return
-        self._extend(self._timeouts.idle_s)
+        deadline = now + self._timeouts.idle_s
+        self._client.deadline = min(deadline, self._total_deadline)
 
     def on_end(self) -> None:
         """The answer's framing is complete; the connection may already serve another request."""
@@ -237,6 +243,8 @@ class Exchange:
             replica.close_idle()
             self._try_again()
             return
+        if self._relay is None and not unread:
+            ejection.failed(self._context, replica, "reset")
         self._context.log.warning("replica.answer_cut", replica=replica.id, reason=reason, record=self._ledger.unique)
         if isinstance(self._relay, StreamRelay) and self._relay.complete:
             self._complete(b"")  # [DONE] was there; only the framing's end is missing

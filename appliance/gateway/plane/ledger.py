@@ -96,10 +96,12 @@ class Ledger:
     def sent(self) -> None:
         self._sent_at = self._context.now()
 
-    def received(self) -> None:
-        """Something of the answer came."""
-        self._last = self._context.now()
-        self._first = self._first or self._last
+    def received(self) -> float:
+        """Something of the answer came: when, on the loop's clock."""
+        now = self._last = self._context.now()
+        if not self._first:
+            self._first = now
+        return now
 
     def keep(self) -> None:
         """A piece of the answer was read: write the counts where a kill of this process leaves them."""

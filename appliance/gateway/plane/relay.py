@@ -102,8 +102,10 @@ class StreamRelay:
         return self._ended
 
     def feed(self, data: bytes) -> bytes:
-        if self._is_over():
+        if self._ended:
             return b""
+        if self._splitter.is_event(data):
+            return self._event(data)
         pieces = []
         for event in self._splitter.feed(data):
             pieces.append(self._event(event))

@@ -33,6 +33,10 @@ class EventSplitter:
         """The beginning of an event whose end has not come."""
         return self._held
 
+    def is_event(self, data: bytes) -> bool:
+        """Whether this piece is exactly one event in lines that end with LF: `feed` would yield it as it is."""
+        return data.find(_PLAIN_END) == len(data) - 2 >= 0 and not self._held and b"\r" not in data
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._held:
             data = self._held + data

@@ -78,7 +78,9 @@ class Counter:
         """Cumulative counts over all choices."""
         self.told = True
         self.prompt = prompt
-        self.largest_chunk = max(self.largest_chunk, completion - self.completion)
+        grown = completion - self.completion
+        if grown > self.largest_chunk:  # noqa: PLR1730 - once for each streamed chunk
+            self.largest_chunk = grown
         self.completion = completion
 
     def of_choice(self, index: int, prompt: int, completion: int) -> None:
@@ -113,7 +115,8 @@ class StreamMeter:
             match = _AT_END.fullmatch(data, at)
             if match is not None:
                 # The last brace ends the chunk and the one before it the usage, so the member is the chunk's own.
-                self.counter.total(int(match[1]), int(match[2] or 0))
+                prompt, completion = match.groups()
+                self.counter.total(int(prompt), int(completion or 0))
                 bare = data.endswith(_NO_CHOICES, 0, at)
                 if bare or _NO_CHOICES not in data:
                     return self._strip(event, data, at, len(data) - 1, bare=bare)

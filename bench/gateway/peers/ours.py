@@ -34,7 +34,7 @@ def appliance(home: Path, upstream: Upstream, tls: TlsPair, core: int, *, worker
     """Everything is on: keys, limits on key, service and tenant, defaults, metering, the access log."""
     ports = free_ports(2)
     home.mkdir(parents=True, exist_ok=True)
-    version = wire.SnapshotWriter(wire.snapshot_directory(home)).publish(_shards(upstream, tls, ports, workers))
+    version = wire.SnapshotWriter(wire.snapshot_directory(home)).publish(shards(upstream, tls, ports, workers))
     command = [sys.executable, "-m", "appliance.gateway.plane.supervisor", "--home", str(home), "--grace", "5"]
     log = home / LOG
     with started(command, core=core, log=log) as process:
@@ -70,7 +70,7 @@ def _is_applied(home: Path, version: int, workers: int) -> bool:
     return True
 
 
-def _shards(upstream: Upstream, tls: TlsPair, ports: range, workers: int) -> dict[str, msgspec.Struct]:
+def shards(upstream: Upstream, tls: TlsPair, ports: range, workers: int) -> dict[str, msgspec.Struct]:
     files = wire.TlsFiles(tls.certificate, tls.key)
     listeners = [
         wire.Listener("lsn_plain", "gwy_bench", "127.0.0.1", ports[0], "svc_bench"),
