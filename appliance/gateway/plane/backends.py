@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from appliance.gateway.plane import schemas
+from appliance.gateway.plane.affinity import Ring
 from appliance.gateway.plane.status import StatusWriter
 
 if TYPE_CHECKING:
@@ -17,19 +19,28 @@ if TYPE_CHECKING:
 
 
 class Replica:
-    """`down_until`: no new requests before this time (the loop's clock), after a connection failed."""
+    """`down_until` is 0 unless the replica is ejected (see `ejection`): then it gets no requests before this time (on
+    the loop's clock), and one at a time after it. `troubled`: it is ejected or has failures in a row.
+    """
 
     __slots__ = (
+        "connecting",
         "deployment_id",
+        "down_reason",
         "down_until",
+        "ejections",
+        "failures",
         "id",
         "idle",
         "in_flight",
         "max_in_flight",
         "owner_uid",
         "retired",
+        "returned_at",
         "socket",
+        "standing",
         "status_entry",
+        "troubled",
     )
 
     def __init__(self, described: schemas.Replica, deployment_id: str, status_entry: int) -> None:
@@ -37,8 +48,10 @@ class Replica:
         self.deployment_id = deployment_id
         self.status_entry = status_entry
         self.in_flight = 0
-        self.down_until = 0.0
+        self.connecting = 0
+        """Connections that are being opened."""
         self.retired = False
+        self.forgive()
         self.idle: list[UpstreamConnection] = []
         self.socket = described.socket
         self.owner_uid = described.owner_uid
@@ -47,10 +60,30 @@ class Replica:
     def update(self, described: schemas.Replica) -> None:
         if described.socket != self.socket or described.owner_uid != self.owner_uid:
             self.close_idle()
+            self.forgive()
         self.socket = described.socket
         self.owner_uid = described.owner_uid
         self.max_in_flight = described.max_in_flight
         self.retired = False
+
+    def forgive(self) -> None:
+        """As if it had never failed."""
+        self.troubled = False
+        self.down_until = 0.0
+        self.down_reason = ""
+        self.failures = 0
+        """In a row."""
+        self.ejections = 0
+        """In a row, without a quiet time between them."""
+        self.returned_at = float("-inf")
+        self.standing = 0
+        """Of the requests in flight, those that were begun before it was ejected (or at most so many)."""
+
+    def is_eligible(self, now: float) -> bool:
+        """Neither full nor ejected; after its time of ejection it may be tried by one request at a time."""
+        if self.down_until and (self.down_until > now or self.in_flight > self.standing):
+            return False
+        return self.has_room()
 
     def has_room(self) -> bool:
         return self.max_in_flight is None or self.in_flight < self.max_in_flight
@@ -68,6 +101,10 @@ class Backends:
         self._status = status
         self._replicas: dict[str, Replica] = {}
         self.in_flight = 0
+        self.rings: WeakValueDictionary[str, Ring] = WeakValueDictionary()
+        """By deployment; kept while a table uses them."""
+        self.ejections: dict[tuple[str, str], int] = {}
+        """How often replicas were ejected, by deployment and reason."""
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
@@ -81,6 +118,16 @@ class Backends:
         else:
             replica.update(described)
         return replica
+
+    def of_deployment(self, deployment_id: str) -> list[Replica]:
+        return [each for each in self if each.deployment_id == deployment_id and not each.retired]
+
+    def ring(self, deployment_id: str, replicas: list[Replica]) -> Ring:
+        """The ring of these replicas, made when they changed."""
+        ring = self.rings.get(deployment_id)
+        if ring is None or ring.replicas != tuple(replicas):
+            ring = self.rings[deployment_id] = Ring(replicas)
+        return ring
 
     def retire_all_but(self, named: set[str]) -> None:
         for replica in list(self._replicas.values()):
@@ -96,6 +143,8 @@ class Backends:
 
     def end(self, replica: Replica) -> None:
         replica.in_flight -= 1
+        if replica.standing:
+            replica.standing -= 1
         self.in_flight -= 1
         self._status.set_in_flight(replica.status_entry, replica.in_flight, self.in_flight)
         if replica.retired:

@@ -1,64 +1,157 @@
-"""Choosing a replica: a deployment by weight, then its replica with the fewest requests in flight.
+"""Choosing a replica: a deployment by weight (or by the client's word), then one of its replicas.
 
-A deployment without an eligible replica gives its share to the others, in proportion to their weights.
+The weights are drawn by chance; for a session or a key they are drawn by its point, so that it stays where it is. A
+deployment without an eligible replica gives its share to the others, in proportion to their weights.
+
+Within a deployment: a session (`x-appliance-session`, whatever the service says) and a key (`affinity` "key") have
+one replica while that is eligible. A prompt's beginning (`affinity` "prefix") has one while that is not loaded above
+`_SPARE` times the average, then the next on the ring (consistent hashing with bounded loads, Mirrokni et al.,
+arXiv:1608.01350). All others go to the replica with the fewest requests in flight. Loads are this worker's own: each
+worker gets a like part of the traffic, so what bounds its parts bounds the whole.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
+from appliance.gateway.plane.affinity import distance, point_of
 from appliance.gateway.plane.backends import Replica
-from appliance.gateway.plane.errors import unavailable
-from appliance.gateway.plane.tables import DeploymentTable, ServiceTable
+from appliance.gateway.plane.errors import Refusal, unavailable
+from appliance.gateway.plane.request import Request
+from appliance.gateway.plane.tables import DeploymentTable
 
-_RETRY_AFTER_S = 2
+SESSION: Final = b"x-appliance-session"
+
+_SPARE: Final = (5, 4)
+"""How far above the average load a prefix's own replica may be, as a fraction."""
+LEAST_BOUND: Final = 2
+"""Requests in flight that are no load: an engine computes a few together as fast as one."""
+_RETRY_AFTER_S: Final = 2
+_NONE: Final[frozenset[str]] = frozenset()
 
 
-def choose(service: ServiceTable, now: float, excluded: frozenset[str] = frozenset()) -> Replica:
-    """A replica with room that is not in `excluded` (ids). `now`: the loop's clock.
+class _Kin(NamedTuple):
+    """What the request has in common with others: `sticky` wants the same deployment and replica at any load."""
 
-    `Refusal` 503 with code `no_replica` when none is ready, `overloaded` when all are full.
+    point: int | None
+    sticky: bool
+
+
+_ALONE: Final = _Kin(None, sticky=False)
+
+
+def choose(request: Request, now: float, excluded: frozenset[str] = _NONE) -> Replica | None:
+    """A replica with room that is not in `excluded` (ids); None if there is none but others are full. `now`: the
+    loop's clock.
+
+    `Refusal` 404 `deployment_not_found` for an unknown deployment, 503 `no_replica` when none is there.
     """
-    candidates: list[tuple[float, Replica]] = []
-    full = False
-    for deployment in service.deployments:
-        if deployment.weight <= 0:
-            continue
-        best = _least_in_flight(deployment, now, excluded)
-        if best is None:
-            full = full or any(not replica.has_room() for replica in deployment.replicas)
-        else:
-            candidates.append((deployment.weight, best))
-    if len(candidates) == 1:
-        return candidates[0][1]
-    if candidates:
-        return _by_weight(candidates)
-    if full:
-        raise unavailable(
-            "overloaded", "All replicas of this service are busy; try again shortly.", retry_after_s=_RETRY_AFTER_S
-        )
-    raise unavailable(
+    service = request.service
+    deployments = service.split if request.addressed is None else [_addressed(request, request.addressed)]
+    if len(deployments) == 1 and len(deployments[0].replicas) == 1:
+        only = deployments[0].replicas[0]
+        if only.id not in excluded:
+            return only if only.has_room() else None
+        raise no_replica()
+    kin = _kin(request)
+    remaining = deployments
+    while remaining:
+        drawn = remaining[0] if len(remaining) == 1 else _draw(remaining, kin)
+        replica = pick(drawn, kin.point, now, sticky=kin.sticky, excluded=excluded)
+        if replica is not None:
+            return replica
+        remaining = [each for each in remaining if each is not drawn]
+    return _last_resort(deployments, excluded)
+
+
+def pick(
+    deployment: DeploymentTable,
+    point: int | None,
+    now: float,
+    *,
+    sticky: bool = False,
+    excluded: frozenset[str] = _NONE,
+) -> Replica | None:
+    """An eligible replica of the deployment. `point`: of those that belong together (see `affinity`)."""
+    eligible = [each for each in deployment.replicas if each.is_eligible(now) and each.id not in excluded]
+    if len(eligible) < 2:
+        return eligible[0] if eligible else None
+    if point is None:
+        return _least_in_flight(deployment, eligible)
+    most = float("inf") if sticky else bound(eligible)
+    return deployment.ring().next(point, eligible, most)
+
+
+def bound(replicas: Sequence[Replica]) -> int:
+    """The requests in flight below which a replica takes one more; some replica always is."""
+    running = 0
+    for replica in replicas:
+        running += replica.in_flight
+    over, under = _SPARE
+    return max(-(-over * (running + 1) // (under * len(replicas))), LEAST_BOUND)
+
+
+def no_replica() -> Refusal:
+    return unavailable(
         "no_replica", "No replica of this service is ready; try again shortly.", retry_after_s=_RETRY_AFTER_S
     )
 
 
-def _least_in_flight(deployment: DeploymentTable, now: float, excluded: frozenset[str]) -> Replica | None:
-    """Replicas whose last connection failed are taken only if no other is left: they may be back."""
-    best: Replica | None = None
-    best_rank = (True, 0)
-    for replica in deployment.replicas:
-        if replica.id in excluded or not replica.has_room():
-            continue
-        rank = (replica.down_until > now, replica.in_flight)
-        if best is None or rank < best_rank:
-            best, best_rank = replica, rank
+def _addressed(request: Request, name: bytes) -> DeploymentTable:
+    deployment = request.service.by_name.get(name)
+    if deployment is None:
+        raise Refusal(
+            404,
+            "deployment_not_found",
+            "This service has no deployment of that name; leave the x-appliance-deployment header out to reach any.",
+        )
+    return deployment
+
+
+def _kin(request: Request) -> _Kin:
+    session = request.head.fields.get(SESSION)
+    if session:
+        return _Kin(point_of(request.key.tenant_id, session), sticky=True)
+    affinity = request.service.shard.affinity
+    if affinity == "key":
+        return _Kin(point_of(request.key.tenant_id, request.key.key_id.encode()), sticky=True)
+    if affinity == "prefix" and request.prepared is not None:
+        return _Kin(request.prepared.point, sticky=False)
+    return _ALONE
+
+
+def _draw(deployments: Sequence[DeploymentTable], kin: _Kin) -> DeploymentTable:
+    if kin.sticky and kin.point is not None:
+        point = kin.point
+        return min(deployments, key=lambda each: distance(point, each.seed, each.weight))
+    at = random.random() * sum(each.weight for each in deployments)
+    for deployment in deployments:
+        at -= deployment.weight
+        if at < 0:
+            return deployment
+    return deployments[-1]
+
+
+def _least_in_flight(deployment: DeploymentTable, eligible: Sequence[Replica]) -> Replica:
+    """Of equals another each time: those of one request after another are not all the first's."""
+    turn = deployment.turn = deployment.turn + 1
+    best = eligible[turn % len(eligible)]
+    for replica in eligible:
+        if replica.in_flight < best.in_flight:
+            best = replica
     return best
 
 
-def _by_weight(candidates: list[tuple[float, Replica]]) -> Replica:
-    point = random.random() * sum(weight for weight, _ in candidates)
-    for weight, replica in candidates:
-        point -= weight
-        if point < 0:
-            return replica
-    return candidates[-1][1]
+def _last_resort(deployments: Sequence[DeploymentTable], excluded: frozenset[str]) -> Replica | None:
+    """No replica is eligible. If some are but full, wait for them; else ejected ones are better than none."""
+    replicas = [each for deployment in deployments for each in deployment.replicas if each.id not in excluded]
+    if any(not each.down_until for each in replicas):
+        return None
+    with_room = [each for each in replicas if each.has_room()]
+    if with_room:
+        return min(with_room, key=lambda each: each.down_until)
+    if replicas:
+        return None
+    raise no_replica()

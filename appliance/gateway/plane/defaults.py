@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import Raw
 
+from appliance.gateway.plane.affinity import chat_point, text_point
 from appliance.gateway.plane.errors import Refusal, model_not_found
 from appliance.gateway.plane.guards import check_json, check_members, flag, integer, invalid, members_of, unset
 from appliance.gateway.plane.infer import prepare_infer
@@ -94,6 +95,9 @@ def _prepare_openai(request: Request, body: bytes, limiter: Limiter | None) -> P
     if route in GENERATIVE:
         prompt = members.get("messages") or members.get("prompt")
         prepared.prompt_estimate = estimate_tokens(len(memoryview(prompt))) if prompt is not None else 1
+        if service.by_prefix and prompt is not None:
+            place = chat_point if route == CHAT else text_point
+            prepared.point = place(request.key.tenant_id, bytes(prompt))
         for name, value in service.sampling:
             if unset(members, name):
                 members[name] = value

@@ -21,6 +21,7 @@ class Prepared:
         "include_usage",
         "limit_inserted",
         "model",
+        "point",
         "prompt_estimate",
         "stream",
         "token_limit",
@@ -37,3 +38,5 @@ class Prepared:
         self.token_limit = 0
         self.limit_inserted = False
         self.prompt_estimate = 0
+        self.point: int | None = None
+        """What prompts with the same beginning have in common (see `affinity`), where that matters."""

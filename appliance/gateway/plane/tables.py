@@ -8,12 +8,14 @@ first use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Raw
 
-from appliance.gateway.plane.backends import Backends, Replica
+from appliance.gateway.plane import schemas
+from appliance.gateway.plane.affinity import Ring, seed_of
+from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.directory import Directory, card, list_models, names, offered, seen_alike
 from appliance.gateway.plane.principal import UNKNOWN_TENANT, Principal
 from appliance.gateway.plane.routes import route_table
@@ -24,42 +26,66 @@ _encode = msgspec.json.Encoder().encode
 
 
 class DeploymentTable:
-    __slots__ = ("id", "replicas", "weight")
+    """`turn` and `ring` are `balance`'s."""
 
-    def __init__(self, deployment_id: str, weight: float, replicas: list[Replica]) -> None:
-        self.id = deployment_id
-        self.weight = weight
-        self.replicas = replicas
+    __slots__ = ("_backends", "_ring", "id", "name", "replicas", "seed", "turn", "weight")
+
+    def __init__(self, described: schemas.Deployment, backends: Backends) -> None:
+        self.id = described.id
+        self.name = described.name
+        self.weight = described.weight
+        self.replicas = [backends.get(replica, described.id) for replica in described.replicas]
+        self.seed = seed_of(described.id)
+        self.turn = 0
+        self._backends = backends
+        self._ring: Ring | None = None
+
+    def ring(self) -> Ring:
+        """Made at its first use, or the one of the snapshot before if the replicas are the same."""
+        if self._ring is None:
+            self._ring = self._backends.ring(self.id, self.replicas)
+        return self._ring
+
+
+class MirrorTable(NamedTuple):
+    """`share` (0 to 1) of the requests is copied to `deployment`."""
+
+    deployment: DeploymentTable
+    share: float
 
 
 class ServiceTable:
     """A service with its answers and look-ups made ready. `sampling`, `system_message`, `served_model` and
-    `cache_salt` are JSON to be put into a request's body.
+    `cache_salt` are JSON to be put into a request's body. `split` are the deployments with a share of the traffic,
+    `by_name` finds any by name or id; `by_prefix`: prompts that begin alike belong together.
     """
 
     __slots__ = (
+        "by_name",
+        "by_prefix",
         "cache_salt",
         "deployments",
         "listing",
+        "mirror",
         "models",
         "replica_ids",
         "routes",
         "sampling",
         "served_model",
         "shard",
+        "split",
         "system_message",
     )
 
     def __init__(self, shard: ServiceShard, backends: Backends) -> None:
         self.shard = shard
-        self.deployments = [
-            DeploymentTable(
-                deployment.id,
-                deployment.weight,
-                [backends.get(replica, deployment.id) for replica in deployment.replicas],
-            )
-            for deployment in shard.deployments
-        ]
+        self.deployments = [DeploymentTable(deployment, backends) for deployment in shard.deployments]
+        self.split = [deployment for deployment in self.deployments if deployment.weight > 0]
+        self.by_name = {each.name.encode(): each for each in self.deployments}
+        self.by_name |= {each.id.encode(): each for each in self.deployments}
+        several = any(len(deployment.replicas) > 1 for deployment in self.deployments)
+        self.by_prefix = several and shard.affinity == "prefix"
+        self.mirror = _mirror(shard.mirror, self.deployments)
         self.replica_ids = frozenset(replica.id for deployment in self.deployments for replica in deployment.replicas)
         self.routes = route_table(tuple(shard.routes))
         self.models = names(shard)
@@ -69,6 +95,16 @@ class ServiceTable:
         prompt = shard.defaults.system_prompt
         self.system_message = _encode({"role": "system", "content": prompt}) if prompt else None
         self.cache_salt = None if shard.cache_salt is None else Raw(_encode(shard.cache_salt))
+
+
+def _mirror(described: schemas.Mirror | None, deployments: list[DeploymentTable]) -> MirrorTable | None:
+    """None also for a deployment that has live traffic."""
+    if described is None or described.percent <= 0:
+        return None
+    for deployment in deployments:
+        if deployment.id == described.deployment_id and deployment.weight <= 0:
+            return MirrorTable(deployment, described.percent / 100)
+    return None
 
 
 def _sampling(defaults: SamplingDefaults) -> tuple[tuple[str, Raw], ...]:
