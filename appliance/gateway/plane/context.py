@@ -54,7 +54,7 @@ class Context:
         self.captures = captures
         self.limiter = Limiter(counters)
         self.log = log
-        self.backends = Backends(status)
+        self.backends = Backends(status, counters)
         self.bodies = BodyMemory()
         self.tables = tables.EMPTY
         self.ids = RequestIds()
