@@ -31,6 +31,8 @@ class SnapshotWriter:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._encoder = msgspec.json.Encoder(order="deterministic")
+        self._named: dict[str, tuple[msgspec.Struct, str]] = {}
+        """What was published last, by shard id: the object, and its file's name."""
 
     def current(self) -> Manifest | None:
         """The manifest in force, None if there is none (or none that can be read)."""
@@ -43,32 +45,31 @@ class SnapshotWriter:
         `ValueError` for an id that is no file name.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        contents: dict[str, bytes] = {}
-        names: dict[str, str] = {}
-        for shard_id, shard in sorted(shards.items()):
-            if not _SHARD_ID.fullmatch(shard_id):
-                raise ValueError(f"shard id {shard_id!r}: only a-z, 0-9, _ and - are allowed, at most 80")
-            content = self._encoder.encode(shard)
-            name = f"{shard_id}-{hashlib.sha256(content).hexdigest()[:_HASH_CHARACTERS]}.json"
-            contents[name] = content
-            names[shard_id] = name
+        names = {shard_id: self._name(shard_id, shard) for shard_id, shard in sorted(shards.items())}
+        self._named = {shard_id: (shard, names[shard_id]) for shard_id, shard in shards.items()}
         current = self.current()
-        if current is not None and current.shards == names and self._all_present(contents):
+        present = self._present()
+        missing = [shard_id for shard_id, name in names.items() if name not in present]
+        if current is not None and current.shards == names and not missing:
             return current.version
-        self._write_shards(contents)
+        for shard_id in missing:
+            write_atomic(self._directory / names[shard_id], self._encoder.encode(shards[shard_id]))
         return self._replace_manifest(current, names)
 
-    def _all_present(self, contents: Mapping[str, bytes]) -> bool:
-        return self._present().issuperset(contents)
+    def _name(self, shard_id: str, shard: msgspec.Struct) -> str:
+        """The shard's file name. An object that was published under the id before is not encoded again: a shard
+        never changes in place.
+        """
+        before = self._named.get(shard_id)
+        if before is not None and before[0] is shard:
+            return before[1]
+        if not _SHARD_ID.fullmatch(shard_id):
+            raise ValueError(f"shard id {shard_id!r}: only a-z, 0-9, _ and - are allowed, at most 80")
+        digest = hashlib.sha256(self._encoder.encode(shard)).hexdigest()[:_HASH_CHARACTERS]
+        return f"{shard_id}-{digest}.json"
 
     def _present(self) -> set[str]:
         return {path.name for path in self._directory.iterdir()}
-
-    def _write_shards(self, contents: Mapping[str, bytes]) -> None:
-        present = self._present()
-        for name, content in contents.items():
-            if name not in present:
-                write_atomic(self._directory / name, content)
 
     def _replace_manifest(self, current: Manifest | None, names: dict[str, str]) -> int:
         previous = current or _read_manifest(self._directory / PREVIOUS)
