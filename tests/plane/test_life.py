@@ -259,7 +259,8 @@ def test_damaged_shard_leaves_the_last_good_set(own_gateway: Gateway) -> None:
         damaged = manifest.read_bytes().replace(
             b'"version":%d' % gateway.version, b'"version":%d' % (gateway.version + 1)
         )
-        shard = next(wire.snapshot_directory(gateway.home).glob("service-*.json"))
+        shards = wire.snapshot_directory(gateway.home).glob("service-*.json")
+        shard = next(path for path in shards if path.name.encode() in damaged)
         damaged = damaged.replace(shard.name.encode(), b"service-svc_1-0000000000000000.json")
         replacement = manifest.with_name("manifest.new")
         replacement.write_bytes(damaged)

@@ -59,6 +59,8 @@ class ControlServer:
             connection, _ = self._server.accept()
         except OSError:
             return
+        while self._connection is not None and self._read():
+            """What the supervisor before said last counts."""
         self._disconnect()
         connection.setblocking(False)
         self._connection = connection
@@ -70,22 +72,24 @@ class ControlServer:
             self._connection.close()
             self._connection = None
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take one message; whether there was one."""
         connection = self._connection
         if connection is None:
-            return
+            return False
         try:
             received = control.receive_to_worker(connection)
         except BlockingIOError:
-            return
+            return False
         except (OSError, ValueError) as error:
             self._log.error("control.failed", reason=str(error))
             received = None
         if received is None:
             self._disconnect()
-            return
+            return False
         message, descriptors = received
         self._messages.put_nowait((connection, message, descriptors))
+        return True
 
     async def _serve(self) -> None:
         """One message after the other, in order."""

@@ -1,7 +1,14 @@
-"""The supervisor's view of its workers: starting, adopting, telling, noticing their end."""
+"""The supervisor's view of its workers: starting, adopting, telling, noticing their end.
+
+A worker has a number, which is its own as long as it lives (its lock, spool, slots, sockets), and a seat: which of
+the node's listening sockets it accepts from. While a worker is being replaced two have one seat; one that drains has
+none.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import select
 import signal
@@ -30,8 +37,9 @@ _SILENT_START_S: Final = 10.0
 class WorkerProcess:
     """One worker that runs: a child of ours or of the supervisor before us."""
 
-    def __init__(self, index: int, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(self, index: int, seat: int | None, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         self.index = index
+        self.seat = seat
         self.pid = pid
         self.draining = False
         self.served = child is None
@@ -55,6 +63,9 @@ class WorkerProcess:
             return False
         if self._child is not None:
             self._child.wait()
+        else:  # ours all the same if this process was the supervisor before, by another program
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, os.WNOHANG)
         return True
 
     def signal(self, number: signal.Signals) -> None:
@@ -100,7 +111,7 @@ class WorkerProcess:
 
 
 class Pool:
-    """Workers by index. `spare` sockets that adopted workers hold come back from `adopt`."""
+    """Workers by number."""
 
     def __init__(self, home: Path, grace_s: float, log: Log) -> None:
         self._home = home
@@ -109,9 +120,11 @@ class Pool:
         self.workers: dict[int, WorkerProcess] = {}
         self._backoff: dict[int, float] = {}
         self._not_before: dict[int, float] = {}
+        """By seat, as is `_number`, which its last worker had."""
+        self._number: dict[int, int] = {}
 
     def adopt(self) -> list[tuple[int, Listener, socket.socket]]:
-        """Take over the workers that run, and the listening sockets that they hold."""
+        """Take over the workers that run; the listening sockets that they hold, by seat."""
         found: list[tuple[int, Listener, socket.socket]] = []
         for index in worker_indexes(self._home / "run", ".sock"):
             found += self._adopt(index)
@@ -122,42 +135,61 @@ class Pool:
             connection = control.connect(control_path(self._home, index), CONTROL_S)
         except OSError:
             return []
-        held: list[tuple[int, Listener, socket.socket]] = []
+        pairs: list[tuple[Listener, socket.socket]] = []
         try:
             control.send(connection, control.Hello())
             while True:
                 answer, sockets = control.receive_held(connection)
-                held += [(index, *pair) for pair in zip(answer.listeners, sockets, strict=True)]
+                pairs += list(zip(answer.listeners, sockets, strict=True))
                 if answer.last:
                     break
-            worker = WorkerProcess(index, answer.pid, None)
+            worker = WorkerProcess(index, None, answer.pid, None)
         except (OSError, ValueError) as error:
             self._log.error("worker.not_adopted", worker=index, reason=str(error))
             connection.close()
             return []
         worker.connection = connection
         worker.draining = answer.draining
-        worker.told = {listener.id: listener for _, listener, _ in held}
+        worker.told = {listener.id: listener for listener, _ in pairs}
         self.workers[index] = worker
-        self._log.info("worker.adopted", worker=index, worker_pid=answer.pid, listeners=len(held))
-        return held
+        self._log.info("worker.adopted", worker=index, worker_pid=answer.pid, listeners=len(pairs))
+        if answer.draining:
+            for _, held in pairs:
+                held.close()
+            return []
+        seat = worker.seat = self._free_seat()
+        self._number[seat] = index
+        return [(seat, listener, held) for listener, held in pairs]
+
+    def _free_seat(self) -> int:
+        taken = {worker.seat for worker in self.workers.values()}
+        return next(seat for seat in itertools.count() if seat not in taken)
 
     def start_missing(self, count: int) -> None:
-        now = time.monotonic()
-        for index in range(count):
-            if index in self.workers or now < self._not_before.get(index, 0.0):
-                continue
-            if not self._is_free(index):
-                self._not_before[index] = now + 1.0
-                continue
-            self._start(index)
+        """A worker for each seat below `count` that has none."""
+        taken = {worker.seat for worker in self.workers.values()}
+        for seat in range(count):
+            if seat not in taken:
+                self.start(seat)
 
-    def _start(self, index: int) -> None:
+    def start(self, seat: int) -> WorkerProcess | None:
+        """One worker more for this seat; None if that has to wait (after a worker that died early, or a lock)."""
+        now = time.monotonic()
+        if now < self._not_before.get(seat, 0.0):
+            return None
+        number = self._number.get(seat, seat)
+        if number in self.workers:
+            number = next(each for each in itertools.count() if each not in self.workers)
+        if not self._is_free(number):
+            self._not_before[seat] = now + 1.0
+            return None
         command = [sys.executable, "-m", "appliance.gateway.plane.worker"]
-        command += ["--home", str(self._home), "--index", str(index), "--grace", str(self._grace_s)]
+        command += ["--home", str(self._home), "--index", str(number), "--grace", str(self._grace_s)]
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own
-        self.workers[index] = WorkerProcess(index, child.pid, child)
-        self._log.info("worker.spawned", worker=index, worker_pid=child.pid)
+        worker = self.workers[number] = WorkerProcess(number, seat, child.pid, child)
+        self._number[seat] = number
+        self._log.info("worker.spawned", worker=number, worker_pid=child.pid)
+        return worker
 
     def _is_free(self, index: int) -> bool:
         """Whether no worker has this index. One that does not let itself be adopted is ended after a while."""
@@ -177,19 +209,20 @@ class Pool:
             os.kill(pid, signal.SIGKILL)
         return False
 
-    def reap(self) -> list[int]:
-        """The indexes whose worker has ended."""
-        ended = [index for index, worker in self.workers.items() if worker.ended()]
-        for index in ended:
-            worker = self.workers.pop(index)
+    def reap(self) -> list[WorkerProcess]:
+        """The workers that have ended."""
+        ended = [worker for worker in self.workers.values() if worker.ended()]
+        for worker in ended:
+            del self.workers[worker.index]
             worker.close()
+            if worker.seat is None:
+                continue
             backoff = 0.0
             if not worker.served:  # it would die again at once: what it starts from is at fault
-                backoff = min(max(2 * self._backoff.get(index, 0.0), _MIN_BACKOFF_S), _MAX_BACKOFF_S)
-            self._backoff[index] = backoff
-            self._not_before[index] = time.monotonic() + backoff
-            if not worker.draining:
-                self._log.error("worker.died", worker=index, worker_pid=worker.pid, backoff_s=backoff)
+                backoff = min(max(2 * self._backoff.get(worker.seat, 0.0), _MIN_BACKOFF_S), _MAX_BACKOFF_S)
+            self._backoff[worker.seat] = backoff
+            self._not_before[worker.seat] = time.monotonic() + backoff
+            self._log.error("worker.died", worker=worker.index, worker_pid=worker.pid, backoff_s=backoff)
         return ended
 
     def connect(self) -> None:
@@ -216,5 +249,6 @@ class Pool:
         if worker.draining:
             return
         worker.draining = True
+        worker.seat = None
         if not worker.send(control.Drain(self._grace_s)):
             worker.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The listening sockets of the gateway, as the supervisor keeps them: one for each listener and worker.
+"""The listening sockets of the gateway, as the supervisor keeps them: one for each listener and seat of a worker.
 
 The supervisor's copy keeps an address bound and its accept queue alive while a worker is replaced.
 """
@@ -26,7 +26,7 @@ RETRY_S: Final = 1.0
 
 
 class _Bound:
-    """A listener with its sockets by worker index."""
+    """A listener with its sockets by seat."""
 
     __slots__ = ("error", "listener", "retry_at", "sockets")
 
@@ -50,8 +50,8 @@ class SocketSet:
         self._workers = 0
         self._reported: ListenersReport | None = None
 
-    def adopt(self, index: int, listener: Listener, held: socket.socket) -> None:
-        self._bound.setdefault(listener.id, _Bound(listener)).sockets[index] = held
+    def adopt(self, seat: int, listener: Listener, held: socket.socket) -> None:
+        self._bound.setdefault(listener.id, _Bound(listener)).sockets[seat] = held
 
     def reconcile(self, desired: Iterable[Listener], workers: int) -> None:
         """Bind what is missing, close what is not desired any more."""
@@ -91,31 +91,36 @@ class SocketSet:
     def tell(self, workers: Iterable[WorkerProcess]) -> None:
         """Give each worker the sockets that it has not got, and take back what is gone."""
         for worker in workers:
-            if worker.connection is None or worker.draining:
+            if worker.connection is None or worker.seat is None:
                 continue
             gone = [
                 listener_id
                 for listener_id, told in worker.told.items()
                 if (bound := self._bound.get(listener_id)) is None
-                or worker.index not in bound.sockets
+                or worker.seat not in bound.sockets
                 or (bound.listener.host, bound.listener.port) != (told.host, told.port)
             ]
             if gone and worker.send(control.Unlisten(gone)):
                 for listener_id in gone:
                     del worker.told[listener_id]
-            self._give(worker)
+            self._give(worker, worker.seat)
 
-    def _give(self, worker: WorkerProcess) -> None:
+    def has_all(self, worker: WorkerProcess) -> bool:
+        """Whether a worker accepts from every socket of its seat."""
+        return worker.connection is not None and all(
+            listener_id in worker.told for listener_id, bound in self._bound.items() if worker.seat in bound.sockets
+        )
+
+    def _give(self, worker: WorkerProcess, seat: int) -> None:
         missing = [
             bound
             for listener_id, bound in self._bound.items()
-            if worker.index in bound.sockets
-            and (listener_id not in worker.told or worker.told[listener_id] != bound.listener)
+            if seat in bound.sockets and (listener_id not in worker.told or worker.told[listener_id] != bound.listener)
         ]
         for at in range(0, len(missing), control.BATCH):
             batch = missing[at : at + control.BATCH]
             message = control.Listen([bound.listener for bound in batch])
-            if not worker.send(message, [bound.sockets[worker.index].fileno() for bound in batch]):
+            if not worker.send(message, [bound.sockets[seat].fileno() for bound in batch]):
                 return
             worker.told |= {bound.listener.id: bound.listener for bound in batch}
 

@@ -3,7 +3,10 @@
 One level-triggered loop: look at the manifest, the workers and the sockets, and do what is missing. It never touches
 a request. Killed and started again, it adopts the workers that run and gets the sockets back from them.
 
-    python -m appliance.gateway.plane.supervisor --home DIR [--workers N] [--grace SECONDS]
+SIGTERM ends all in order. SIGHUP takes over new code: the supervisor replaces itself by the program that is on the
+disk, adopts its workers, and then replaces them one after the other.
+
+    python -m appliance.gateway.plane.supervisor --home DIR [--workers N] [--grace SECONDS] [--roll]
 """
 
 from __future__ import annotations
@@ -30,42 +33,76 @@ from appliance.gateway.plane.paths import (
     worker_indexes,
 )
 from appliance.gateway.plane.pool import Pool
+from appliance.gateway.plane.rolling import Roll
 from appliance.gateway.plane.snapshot import SnapshotReader
 from appliance.gateway.plane.socket_set import SocketSet
+from appliance.gateway.plane.upkeep import Upkeep
 
 TICK_S: Final = 0.1
 _KILL_AFTER_S: Final = 3.0
 _ALREADY_RUNNING: Final = 3
+_MODULE: Final = "appliance.gateway.plane.supervisor"
+_ROLL: Final = "--roll"
 
 
 class Supervisor:
     def __init__(self, home: Path, *, workers: int | None, grace_s: float, log: Log) -> None:
         self._home = home
         self._fixed_workers = workers
+        self._count = 0
         self._grace_s = grace_s
         self._log = log
         self._snapshot = SnapshotReader(snapshot_directory(home), frozenset({"listeners"}))
         self._pool = Pool(home, grace_s, log)
         self._sockets = SocketSet(home, log)
+        self._upkeep = Upkeep(home, log)
         self._stopping = False
+        self._renewing = False
+        self._roll: Roll | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT; then all workers have ended."""
+    def run(self, *, roll: bool) -> None:
+        """Until SIGTERM or SIGINT; then all workers have ended. `roll`: replace those that run now."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._renew)
         for index, listener, held in self._pool.adopt():
             self._sockets.adopt(index, listener, held)
         self._recover_unowned()
+        self._upkeep.start()
         self._log.info("supervisor.started", adopted=len(self._pool.workers))
+        if roll:
+            self._roll = Roll(self._home, self._pool, self._sockets, self._log)
         while not self._stopping:
             try:
                 self._reconcile()
             except OSError as error:  # no descriptors, no memory, a full disk: what runs goes on, the next tick tries
                 self._log.error("supervisor.step_failed", reason=str(error))
             self._wait()
+            if self._renewing and self._is_whole():
+                self._become_the_new_program()
+        self._upkeep.stop()
         self._drain()
+
+    def _renew(self, _number: int, _frame: FrameType | None) -> None:
+        self._renewing = True
+
+    def _is_whole(self) -> bool:
+        """Whether every seat's sockets are in a worker's hands, too: then they survive this program."""
+        seated = [worker for worker in self._pool.workers.values() if worker.seat is not None]
+        is_rolling = self._roll is not None and not self._roll.done
+        return not is_rolling and len(seated) >= self._count > 0 and all(map(self._sockets.has_all, seated))
+
+    def _become_the_new_program(self) -> None:
+        """The process stays the same: its pid and its children. Everything it has open is closed."""
+        arguments = [argument for argument in sys.argv[1:] if argument != _ROLL]
+        self._log.info("supervisor.renewing")
+        try:
+            os.execv(sys.executable, [sys.executable, "-m", _MODULE, *arguments, _ROLL])  # noqa: S606 - our own
+        except OSError as error:
+            self._log.error("supervisor.not_renewed", reason=str(error))
+            self._renewing = False
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -82,14 +119,19 @@ class Supervisor:
 
     def _reconcile(self) -> None:
         self._snapshot.poll()
-        self._pool.reap()
+        for ended in self._pool.reap():
+            if ended.draining:  # its number may not be used again for long
+                self._recover(ended.index)
         snapshot = self._snapshot.current
         if snapshot is not None:
-            count = self._fixed_workers or max(snapshot.listeners.workers, 1)
+            self._upkeep.settings = snapshot.listeners.settings
+            count = self._count = self._fixed_workers or max(snapshot.listeners.workers, 1)
             self._pool.start_missing(count)
-            for index, worker in self._pool.workers.items():
-                if index >= count:
+            for worker in list(self._pool.workers.values()):
+                if worker.seat is not None and worker.seat >= count:
                     self._pool.drain(worker)
+            if self._roll is not None:
+                self._roll.step()
             self._pool.connect()
             self._pool.kill_hung()
             self._sockets.reconcile(snapshot.listeners.listeners, count)
@@ -139,6 +181,7 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True, help="APPLIANCE_HOME")
     parser.add_argument("--workers", type=int, help="instead of the number that the snapshot gives")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to finish requests in after SIGTERM")
+    parser.add_argument(_ROLL, action="store_true", help="replace the workers that run by new ones")
     arguments = parser.parse_args()
     home = arguments.home.resolve()
     log = Log(process="gateway-supervisor")
@@ -149,7 +192,7 @@ def main() -> int:
     pid_file = supervisor_pid_path(home)
     pid_file.write_text(f"{os.getpid()}\n")
     try:
-        Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log).run()
+        Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log).run(roll=arguments.roll)
     finally:
         pid_file.unlink(missing_ok=True)
     return 0
