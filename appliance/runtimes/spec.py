@@ -41,7 +41,8 @@ from msgspec import Meta, Struct, field
 
 Identifier = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")]
 UrlPath = Annotated[str, Meta(pattern="^/[A-Za-z0-9._/{}-]*$")]
-Route = Annotated[str, Meta(pattern="^(GET|POST|PUT|DELETE) /[A-Za-z0-9._/{}-]*$")]
+Route = Annotated[str, Meta(pattern=r"^(GET|POST|PUT|DELETE) /[A-Za-z0-9._/{}-]*( raw)?( query)?$(?!\n)")]
+"""`{model}` and `{...}` stand for one segment; `raw`: any body is passed on unread; `query`: so is a query string."""
 Positive = Annotated[float, Meta(gt=0)]
 Words = Annotated[tuple[str, ...], Meta(min_length=1)]
 

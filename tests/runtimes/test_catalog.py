@@ -31,6 +31,28 @@ def test_further_folders_are_read(tmp_path: Path) -> None:
     assert spec.process.installs == ()
 
 
+@pytest.mark.parametrize(
+    ("route", "valid"),
+    [
+        ("POST /v2/models/{model}/infer", True),
+        ("POST /predict raw", True),
+        ("GET /predict raw query", True),
+        ("POST /predict query raw", False),
+        ("POST /predict other", False),
+        ("POST /predict?a=b", False),
+        ("PATCH /predict", False),
+        ("POST /predict\\n", False),
+    ],
+)
+def test_routes_of_a_runtime(tmp_path: Path, route: str, valid: object) -> None:
+    write(tmp_path / "light", LIGHT.replace("GET /v1/models", route))
+    if valid:
+        assert route in Catalog.load([tmp_path]).get("light").routes
+    else:
+        with pytest.raises(RuntimeFileInvalid, match="routes"):
+            Catalog.load([tmp_path])
+
+
 def test_a_machine_with_devices_may_install_something_else(tmp_path: Path) -> None:
     more = 'install = [["small"]]\ndevice_install = [["large"]]\n[process.env]'
     write(tmp_path / "light", LIGHT.replace("[process.env]", more))
