@@ -211,6 +211,8 @@ class FakeEngine:
         for writer in list(self._writers):
             writer.transport.abort()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=2)  # what waits for the gateway to leave ends by itself
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

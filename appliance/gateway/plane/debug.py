@@ -23,14 +23,18 @@ _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class ReplicaState(Struct, frozen=True, omit_defaults=True):
-    """`down_s`: for how long it gets no requests after a failure, if there are others. `idle`: kept connections."""
+    """`ejected`: by what failure, if it is; `down_s`: for how long it still gets no requests if there are others, then
+    it is tried by one at a time. `failures` in a row. `idle`: kept connections.
+    """
 
     id: str
     deployment_id: str
     in_flight: int = 0
     idle: int = 0
     max_in_flight: int | None = None
+    ejected: str = ""
     down_s: float = 0.0
+    failures: int = 0
     retired: bool = False
 
 
@@ -113,6 +117,8 @@ def _replicas(context: Context, now: float) -> Iterator[ReplicaState]:
             in_flight=replica.in_flight,
             idle=len(replica.idle),
             max_in_flight=replica.max_in_flight,
+            ejected=replica.down_reason if replica.down_until else "",
+            failures=replica.failures,
             down_s=round(max(replica.down_until - now, 0.0), 3),
             retired=replica.retired,
         )
@@ -152,10 +158,14 @@ def gauges(context: Context) -> Iterator[Gauge]:
     for result, count in context.captures.results().items():
         yield "captures_total", {"result": result}, count
     yield "resident_bytes", {}, resident_bytes()
-    now = context.now()
+    for (deployment_id, reason), count in context.backends.ejections.items():
+        yield "ejections_total", {"deployment": deployment_id, "reason": reason}, count
+    for (deployment_id, result), count in context.backends.mirrored.items():
+        yield "mirrored_total", {"deployment": deployment_id, "result": result}, count
+    yield "mirrors_in_flight", {}, len(context.backends.mirrors)
     for service in context.tables.services.values():
         for deployment in service.deployments:
             labels = {"service": service.shard.id, "deployment": deployment.id}
             yield "replicas", labels, len(deployment.replicas)
-            yield "replicas_ejected", labels, sum(replica.down_until > now for replica in deployment.replicas)
+            yield "replicas_ejected", labels, sum(replica.down_until > 0 for replica in deployment.replicas)
             yield "deployment_in_flight", labels, sum(replica.in_flight for replica in deployment.replicas)

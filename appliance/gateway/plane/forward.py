@@ -18,6 +18,7 @@ from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
 from appliance.gateway.plane.infer import header_length_line
 from appliance.gateway.plane.ledger import Ledger
+from appliance.gateway.plane.mirroring import mirror
 from appliance.gateway.plane.relay import Relay, StreamRelay, error_event, relay_for
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas import Outcome
@@ -58,6 +59,7 @@ class Exchange:
         "_finished",
         "_head",
         "_ledger",
+        "_mirrored",
         "_paused",
         "_relay",
         "_request",
@@ -81,6 +83,7 @@ class Exchange:
         """The answer's head until it is sent, which is with its first byte."""
         self._status = 0
         self._finished = False
+        self._mirrored = False
         self._paused = False
 
     # From the client
@@ -164,6 +167,9 @@ class Exchange:
         self._ledger.sent()
         self._extend(self._timeouts.first_byte_s)
         connection.send(self, self._request.for_engine(self._ledger.unique))
+        if not self._mirrored and self._request.service.mirror is not None:
+            self._mirrored = True
+            mirror(self._context, self._request, self._request.service.mirror)
 
     def _try_again(self) -> None:
         """The engine has not seen the request: choose anew."""

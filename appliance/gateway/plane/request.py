@@ -110,7 +110,12 @@ class Request:
             self.prepared.body = b""
 
     def for_engine(self, unique: str) -> bytes:
-        """The request as the engine gets it, written anew. Its id is the gateway's: an engine tells requests apart
+        """The request as the engine gets it, written anew."""
+        body = self.prepared.body if self.prepared is not None else b""
+        return self.engine_head(unique, len(body)) + body
+
+    def engine_head(self, unique: str, length: int) -> bytes:
+        """What precedes a body of `length` bytes. The request's id is the gateway's: an engine tells requests apart
         by it, and a client's may come twice.
         """
         trace = b""
@@ -123,12 +128,10 @@ class Request:
         prepared = self.prepared
         if prepared is None:
             return b"%b HTTP/1.1\r\nhost: engine\r\nx-request-id: %b\r\n%b\r\n" % (self.line, unique.encode(), trace)
-        body = prepared.body
-        return b"%b HTTP/1.1\r\nhost: engine\r\n%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b" % (
+        return b"%b HTTP/1.1\r\nhost: engine\r\n%bcontent-length: %d\r\nx-request-id: %b\r\n%b\r\n" % (
             self.line,
             prepared.fields,
-            len(body),
+            length,
             unique.encode(),
             trace,
-            body,
         )

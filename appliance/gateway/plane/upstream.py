@@ -71,13 +71,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._seen = False
 
-    def send(self, handler: ResponseHandler, request: bytes) -> None:
+    def send(self, handler: ResponseHandler, request: bytes, body: bytes = b"") -> None:
+        """`body`: what of it is not in `request`; its bytes are not copied."""
         if self._transport is None:
             raise RuntimeError("the connection is closed; ask `usable` first")
         self._handler = handler
         self._in_body = False
         self._seen = False
-        self._transport.write(request)
+        if body:
+            self._transport.writelines((request, body))
+        else:
+            self._transport.write(request)
 
     @property
     def usable(self) -> bool:
