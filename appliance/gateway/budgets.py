@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.plane.wire import Budget, Period
@@ -20,6 +20,15 @@ from tenants.budget_tables import BudgetRow
 
 REFRESH_S: Final = 30.0
 _SHARE_TOLD: Final = 0.01
+
+_QUERY = select(
+    BudgetRow.id,
+    BudgetRow.subject_id,
+    BudgetRow.tokens,
+    BudgetRow.period,
+    BudgetRow.spent,
+    BudgetRow.period_start,
+).order_by(BudgetRow.id)
 
 BudgetsBySubject = Mapping[str, list[Budget]]
 """By the id of the key, service or tenant that they bound."""
@@ -40,11 +49,11 @@ class PublishedBudgets:
         rules = select(func.count(), func.max(BudgetRow.id), func.sum(BudgetRow.version))
         fingerprint = tuple((await session.execute(rules)).one())
         if fingerprint != self._fingerprint or self._clock.monotonic() - self._read_at >= REFRESH_S:
-            self._take((await session.scalars(select(BudgetRow).order_by(BudgetRow.id))).all())
+            self._take((await session.execute(_QUERY)).all())
             self._fingerprint, self._read_at = fingerprint, self._clock.monotonic()
         return self._by_subject
 
-    def _take(self, rows: Iterable[BudgetRow]) -> None:
+    def _take(self, rows: Iterable[Row[*tuple[Any, ...]]]) -> None:
         fresh: dict[str, Budget] = {}
         by_subject: dict[str, list[Budget]] = defaultdict(list)
         for row in rows:
@@ -59,7 +68,7 @@ class PublishedBudgets:
             }
 
 
-def _budget(row: BudgetRow) -> Budget:
+def _budget(row: Row[*tuple[Any, ...]]) -> Budget:
     return Budget(
         id=row.id,
         tokens=row.tokens,

@@ -78,13 +78,18 @@ class KeyShards:
         self._entries |= fresh
 
     def _assemble(self, changed: Collection[str], budgets: BudgetsBySubject) -> None:
-        if budgets is not self._budgets:
-            changed = self._entries.keys()
-        self._budgets = budgets
+        before, self._budgets = self._budgets, budgets
+        if budgets is not before:
+            changed = {*changed, *(shard_id for shard_id in self._entries if self._differs(shard_id, before))}
         for shard_id in changed:
             fresh = KeysShard(_with_budgets(self._entries[shard_id], budgets))
             if fresh != self._shards[shard_id]:
                 self._shards = {**self._shards, shard_id: fresh}
+
+    def _differs(self, shard_id: str, before: BudgetsBySubject) -> bool:
+        """Whether a key of the shard has other budgets than before; equal ones are the same list."""
+        now = self._budgets
+        return any(now.get(entry.key_id) is not before.get(entry.key_id) for entry in self._entries[shard_id].values())
 
 
 def _with_budgets(entries: _Entries, budgets: BudgetsBySubject) -> _Entries:

@@ -1,0 +1,1 @@
+"""What publishing one change costs on a full platform."""
