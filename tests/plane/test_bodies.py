@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.defaults import prepare
 from appliance.gateway.plane.errors import Refusal
-from appliance.gateway.plane.guards import MAX_DEPTH, REFUSED
+from appliance.gateway.plane.guards import MAX_DEPTH, REFUSED, nesting
 from appliance.gateway.plane.media import is_public_https
 from appliance.gateway.plane.prepared import Prepared
 from appliance.gateway.plane.request import Request
@@ -380,3 +380,18 @@ def test_numbers_that_json_has_not_are_refused(number: float) -> None:
         assert sent(request(shard()), body)["temperature"] == number
     else:
         assert refusal(request(shard()), body).status == 400
+
+
+BRACKETS = st.text('[]{}"\\a', max_size=6)
+NESTED = st.recursive(
+    BRACKETS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(BRACKETS, inner, max_size=2)
+)
+
+
+@given(NESTED)
+def test_depth_is_that_of_the_value_whatever_its_strings_hold(value: Any) -> None:
+    def depth(of: Any) -> int:
+        inner = of.values() if isinstance(of, dict) else of if isinstance(of, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    assert nesting(json.dumps(value).encode()) == depth(value)

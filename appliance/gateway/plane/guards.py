@@ -6,7 +6,6 @@ before it is taken apart: one worker serves many tenants.
 
 from __future__ import annotations
 
-import re
 from array import array
 from itertools import accumulate
 from typing import Any, Final
@@ -57,7 +56,6 @@ _decode_int = msgspec.json.Decoder(int | None).decode
 _decode_bool = msgspec.json.Decoder(bool | None).decode
 _NULL: Final = b"null"
 _BOOLEANS: Final = (b"true", b"false")
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _BRACKETS: Final = b"[]{}"
 _NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -97,14 +95,18 @@ def _check_bounds(body: bytes) -> None:
         return
     if brackets > MAX_BRACKETS or body.count(b'"') > MAX_QUOTES:
         raise invalid(f"The request body has more than {MAX_BRACKETS} arrays and objects, or as many quotation marks.")
-    if brackets > MAX_DEPTH and _depth(body) > MAX_DEPTH:
+    if brackets > MAX_DEPTH and nesting(body) > MAX_DEPTH:
         raise _too_deep()
 
 
-def _depth(body: bytes) -> int:
-    """The nesting of JSON; brackets within strings do not count. What is no JSON gives some number."""
-    brackets = _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
-    return max(accumulate(array("b", brackets)), default=0)
+def nesting(body: bytes) -> int:
+    """How deep JSON is nested; brackets within strings do not count. What is no JSON gives some number.
+
+    Without its escapes, every other piece between quotation marks is outside of strings. (A pattern that skips
+    strings takes many times as long for a picture of some megabytes.)
+    """
+    outside = b"".join(body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
+    return max(accumulate(array("b", outside.translate(_STEPS, _NO_BRACKETS))), default=0)
 
 
 def check_members(members: dict[str, Raw]) -> None:
