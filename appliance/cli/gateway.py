@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.options import client_command, given, limit_option, require_change
-from appliance.cli.output import show_list, show_object
+from appliance.cli.gateway_host import roll, top
+from appliance.cli.options import client_command, confirm, given, limit_option, require_change, yes_option
+from appliance.cli.output import show_done, show_list, show_object
 from appliance.cli.resources import Kind, add_delete
 
 KIND = Kind(
@@ -20,6 +21,7 @@ KIND = Kind(
         ("HOST", "host"),
         ("PORTS", "ports"),
         ("FREE", "free"),
+        ("SHARED", "shared_port"),
         ("STATE", "state"),
         ("ID", "id"),
     ),
@@ -93,4 +95,26 @@ def update(name: str, connection: Connection, *, as_json: bool, name_: str | Non
     show_object(connection.patch(KIND.one(name), body), as_json=as_json)
 
 
+@gateway.command("share")
+@click.argument("name")
+@click.option("--port", type=int, help="which of its ports [default: the lowest that is free]")
+@client_command
+def share(name: str, connection: Connection, *, as_json: bool, port: int | None) -> None:
+    """Give a gateway a port that leads to all its services, by path or by the model that a request names."""
+    show_object(connection.put(f"{KIND.one(name)}/shared-listener", given(port=port)), as_json=as_json)
+
+
+@gateway.command("unshare")
+@click.argument("name")
+@yes_option
+@client_command
+def unshare(name: str, connection: Connection, *, as_json: bool, yes: bool) -> None:
+    """Take a gateway's shared listener away; no service may depend on it."""
+    confirm(f"Close the shared listener of gateway {name}? Its clients are refused from then on.", yes=yes)
+    connection.delete(f"{KIND.one(name)}/shared-listener")
+    show_done("gateway", name, "unshared", as_json=as_json)
+
+
 add_delete(gateway, KIND, "Remove a gateway that has no listeners.")
+gateway.add_command(top)
+gateway.add_command(roll)

@@ -223,7 +223,17 @@ class Pool:
             self._backoff[worker.seat] = backoff
             self._not_before[worker.seat] = time.monotonic() + backoff
             self._log.error("worker.died", worker=worker.index, worker_pid=worker.pid, backoff_s=backoff)
+        self._reap_strangers()
         return ended
+
+    def _reap_strangers(self) -> None:
+        """Children that ended while this process became another program, and were not adopted."""
+        known = {worker.pid for worker in self.workers.values()}
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in known:
+                    return  # at the next call
+                os.waitpid(ended.si_pid, os.WNOHANG)
 
     def connect(self) -> None:
         """To workers that were started and now listen for us."""
