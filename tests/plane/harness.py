@@ -69,10 +69,24 @@ class Response:
 class Connection:
     """A client's connection that reads one answer after the other."""
 
-    def __init__(self, port: int, *, timeout: float = 10.0, tls: ssl.SSLContext | None = None) -> None:
-        plain = socket.create_connection(("127.0.0.1", port), timeout)
-        self.socket = tls.wrap_socket(plain, server_hostname="localhost") if tls else plain
+    def __init__(
+        self,
+        port: int,
+        *,
+        timeout: float = 10.0,
+        tls: ssl.SSLContext | None = None,
+        session: ssl.SSLSession | None = None,
+        server_name: str = "localhost",
+        host: str = "127.0.0.1",
+    ) -> None:
+        plain = socket.create_connection((host, port), timeout)
+        self.socket = tls.wrap_socket(plain, server_hostname=server_name, session=session) if tls else plain
         self._buffer = b""
+
+    @property
+    def tls(self) -> ssl.SSLSocket:
+        assert isinstance(self.socket, ssl.SSLSocket)
+        return self.socket
 
     def __enter__(self) -> Self:
         return self

@@ -17,27 +17,34 @@ MAX_CHUNKS: Final = 16_384
 """Of a chunked body, above one for each KiB: more are an attack on the decoder."""
 MAX_HELD: Final = 256 * 1024 * 1024
 """Bytes of all bodies that one worker holds, from their first byte until their answers begin."""
+SMALL: Final = 256 * 1024
+"""The largest body (bytes) that counts as a small one."""
 
 
 class BodyMemory:
-    """What the bodies in one worker take; `held` never exceeds `limit` (bytes)."""
+    """What the bodies in one worker take; `held` never exceeds `limit` (bytes). An eighth of it is kept for small
+    bodies, so that the few who send much do not keep out the many who send little.
+    """
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("_for_large", "held", "limit")
 
     def __init__(self, limit: int = MAX_HELD) -> None:
         self.limit = limit
+        self._for_large = limit - limit // 8
         self.held = 0
 
     def check(self, size: int) -> None:
         """`Refusal` 503 if a body of `size` bytes has no room now."""
-        if self.held + size > self.limit:
+        if self.held + size > (self.limit if size <= SMALL else self._for_large):
             raise _no_room()
 
-    def take(self, size: int) -> None:
-        """Whoever takes gives back, once. `Refusal` 503 if there is no room: nothing was taken."""
-        if self.held + size > self.limit:
+    def take(self, size: int, body: int) -> None:
+        """`size` bytes more of a body that has `body` bytes with them; who takes gives back, once. `Refusal` 503 if
+        there is no room: nothing was taken.
+        """
+        if self.held + size > (self.limit if body <= SMALL else self._for_large):
             refusal = _no_room()
-            refusal.close = True
+            refusal.close = True  # what is still to come of the body is not read
             raise refusal
         self.held += size
 
@@ -89,7 +96,7 @@ class BodyReader:
             self._remaining -= len(payload)
             self.complete = self._remaining == 0
         if payload:
-            self._memory.take(len(payload))
+            self._memory.take(len(payload), self.received + len(payload))
             self._pieces.append(payload)
             self.received += len(payload)
             listener = self._listener

@@ -222,7 +222,7 @@ class ClientConnection(Connection):
         if length <= len(self._buffer) and not head.chunked:  # it is here as a whole, as most are
             body = self._buffer[:length]
             self._buffer = self._buffer[length:]
-            context.bodies.take(length)
+            context.bodies.take(length, length)
             self._start(admitted, body)
             return
         self._body = BodyReader(head, admitted.max_body_bytes, self._listener, context.bodies, started=context.now())
