@@ -9,7 +9,8 @@ from appliance.gateway.plane.limits import windows
 from appliance.gateway.plane.limits.charge import Changes, charge
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS
 from appliance.gateway.plane.limits.periods import spend
-from appliance.gateway.plane.limits.subjects import HardBudget, Rate
+from appliance.gateway.plane.limits.subjects import Bounds
+from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, TOKENS
 
 Clock = Callable[[], int]
 """Milliseconds since the machine's start."""
@@ -19,65 +20,73 @@ MOST_KEPT: Final = 16
 
 
 class Grant:
-    """One request in each subject's count, and tokens reserved there. `at`: Unix seconds of its admission, whose
-    period its tokens are spent in. `charge` and `hashes` name the request and its budgets (their rows' hashes, 8
-    bytes each) to whoever charges it after this worker was killed; 0 and empty if it has none.
+    """One request in each subject's count, and tokens reserved there. `charge` and `hashes` name the request and its
+    budgets (their rows' hashes, 8 bytes each) to whoever charges it after this worker was killed; 0 and empty if it
+    has none.
     """
 
-    __slots__ = ("_at", "_budgets", "_clock", "_rates", "_reserved", "_words", "charge", "hashes")
+    __slots__ = ("_at", "_bounds", "_clock", "_needs", "_reserved", "_words", "charge")
 
-    def __init__(self, words: memoryview[int], rates: list[tuple[Rate, int]], at: float, clock: Clock) -> None:
-        """`words`: this worker's table. `rates` with the tokens to reserve of each."""
-        self._words = words
-        self._rates: list[tuple[Rate, int]] | None = rates
-        self._budgets: list[HardBudget] = []
-        self._reserved = 0
-        self._at = at
+    def __init__(self, bounds: Bounds, needs: list[int] | None, minute: int, clock: Clock) -> None:
+        """`needs`: the tokens to reserve of each rate, None for none."""
+        self._bounds: Bounds | None = bounds
+        self._needs = needs
         self._clock = clock
         self.charge = 0
-        self.hashes = b""
-        minute = clock() // windows.MINUTE_MS
-        for rate, tokens in rates:
+        for index, rate in enumerate(bounds.rates):
             counter = rate.counter
-            counter.words[counter.at + HELD_REQUESTS] += 1
+            words, at = counter.words, counter.at
+            words[at + HELD_REQUESTS] += 1
             if rate.requests is not None:
-                windows.add(counter.words, counter.at + windows.REQUESTS, minute, 1)
-            if tokens:
-                counter.words[counter.at + HELD_TOKENS] += tokens
+                windows.add(words, at + REQUESTS, minute, 1)
+            if needs is not None and rate.tokens is not None:
+                words[at + HELD_TOKENS] += needs[index]
 
-    def reserve(self, budgets: list[HardBudget], tokens: int, charge_id: int) -> None:
-        self._budgets = budgets
+    def reserve(self, words: memoryview[int], tokens: int, charge_id: int, at: float) -> None:
+        """Take tokens of each budget. `words`: this worker's table; `at`: Unix seconds of the admission, whose period
+        the tokens are spent in.
+        """
+        self._words = words
         self._reserved = tokens
+        self._at = at
         self.charge = charge_id
-        self.hashes = b"".join([budget.hash for budget in budgets[:MOST_KEPT]])
-        for budget in budgets:
-            budget.counter.add(HELD_TOKENS, tokens)
+        if self._bounds is not None:
+            for budget in self._bounds.budgets:
+                budget.counter.add(HELD_TOKENS, tokens)
+
+    @property
+    def hashes(self) -> bytes:
+        if self._bounds is None:
+            return b""
+        return b"".join([budget.hash for budget in self._bounds.budgets[:MOST_KEPT]])
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
         """The request has ended, having used this. Only the first call does anything."""
-        rates, self._rates = self._rates, None
-        if rates is None:
+        bounds, self._bounds = self._bounds, None
+        if bounds is None:
             return
         used = prompt_tokens + completion_tokens
-        if self._budgets:
-            self._settle_budgets(used)
-        minute = self._clock() // windows.MINUTE_MS
-        for rate, tokens in rates:
+        if self.charge:
+            self._settle_budgets(bounds, used)
+        needs = self._needs
+        minute = self._clock() // MINUTE_MS if needs is not None else 0
+        for index, rate in enumerate(bounds.rates):
             counter = rate.counter
-            if rate.tokens is not None and used:
-                windows.add(counter.words, counter.at + windows.TOKENS, minute, used)
-            # What was reserved goes last: others may see both for a moment, never neither.
-            if tokens:
-                counter.words[counter.at + HELD_TOKENS] -= tokens
-            counter.words[counter.at + HELD_REQUESTS] -= 1
+            words, at = counter.words, counter.at
+            if needs is not None and rate.tokens is not None:
+                if used:
+                    windows.add(words, at + TOKENS, minute, used)
+                # What was reserved goes last: others may see both for a moment, never neither.
+                words[at + HELD_TOKENS] -= needs[index]
+            words[at + HELD_REQUESTS] -= 1
 
     def release(self) -> None:
         """The request has ended and nothing was done for it."""
         self.settle(0, 0)
 
-    def _settle_budgets(self, used: int) -> None:
+    def _settle_budgets(self, bounds: Bounds, used: int) -> None:
         changes: Changes = []
-        for budget in self._budgets:
+        for budget in bounds.budgets:
             counter = budget.counter
             spending = spend(counter.words, counter.at, self._at, used)
             if counter.shared:
@@ -87,5 +96,5 @@ class Grant:
                     counter.words[index] = value
         if changes and used:
             charge(self._words, self.charge, changes)
-        for budget in self._budgets:
+        for budget in bounds.budgets:
             budget.counter.add(HELD_TOKENS, -self._reserved)

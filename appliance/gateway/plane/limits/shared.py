@@ -48,13 +48,31 @@ _LASTING: Final = frozenset({Kind.BUDGET_TOTAL, Kind.BUDGET_DAY, Kind.BUDGET_MON
 class Counter:
     """One subject: `words[at:at + 8]` is this worker's own row of it (layout.py)."""
 
-    __slots__ = ("_counters", "_epoch", "_living", "_rows", "at", "hashed", "kind", "shared", "users", "words")
+    __slots__ = (
+        "_counters",
+        "_living",
+        "_rows",
+        "at",
+        "epoch",
+        "gone",
+        "hashed",
+        "here",
+        "kind",
+        "shared",
+        "users",
+        "words",
+    )
 
     def __init__(self, counters: Counters, kind: Kind, hashed: int) -> None:
         self._counters = counters
-        self._epoch = -1
+        self.epoch = -1
+        """Of `Counters.epoch`, when its rows were looked up."""
         self._rows: Rows = []
         self._living: Rows = []
+        self.here: Rows = []
+        """In the tables of workers that live, by the byte after the row's hash; this worker's first."""
+        self.gone: Rows = []
+        """In those of workers that are gone, likewise."""
         self.kind = kind
         self.hashed = hashed
         self.users = 0
@@ -82,23 +100,18 @@ class Counter:
 
     def rows(self) -> Rows:
         """In all tables, for sums."""
-        counters = self._counters
-        if counters.node_words[GENERATION] != counters.seen:
-            counters.look()
-        if self._epoch != counters.epoch:
-            self._resolve()
+        if self._counters.current() != self.epoch:
+            self.resolve()
         return self._rows
 
     def living(self) -> Rows:
         """In the tables of workers that live, for gauges."""
-        counters = self._counters
-        if counters.node_words[GENERATION] != counters.seen:
-            counters.look()
-        if self._epoch != counters.epoch:
-            self._resolve()
+        if self._counters.current() != self.epoch:
+            self.resolve()
         return self._living
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """Look up its rows. Due when `epoch` is not `Counters.current()`."""
         self._rows = [(self.words, self.at)]
         self._living = [(self.words, self.at)]
         for peer in self._counters.peers.values():
@@ -109,7 +122,10 @@ class Counter:
                 self._rows.append((peer.words, at))
             if peer.alive:
                 self._living.append((peer.words, at))
-        self._epoch = self._counters.epoch
+        living = {id(words) for words, _ in self._living}
+        self.here = [(words, 8 * at + 8) for words, at in self._living]
+        self.gone = [(words, 8 * at + 8) for words, at in self._rows if id(words) not in living]
+        self.epoch = self._counters.epoch
 
 
 class Peer:
@@ -244,6 +260,12 @@ class Counters:
                 layout.remove(self.words, self._rows.pop(hashed))
 
     # Other workers
+
+    def current(self) -> int:
+        """The epoch: another one when a subject's rows may be elsewhere than they were."""
+        if self.node_words[GENERATION] != self.seen:
+            self.look()
+        return self.epoch
 
     def look(self) -> None:
         """Find the tables of the other workers, and who writes them."""

@@ -2,9 +2,9 @@
 the last 60 seconds, as if it had come evenly.
 
 Minutes are counted from the machine's start (CLOCK_BOOTTIME), so all workers have the same ones and a change of the
-time of day changes nothing. Each minute's sum stands in one of two words, by its parity, together with the
-minute's number: minute << 40 | sum. So a minute begins by the first addition to it, in one store, and a sum of an
-older minute tells by itself that it counts no more.
+time of day changes nothing. A minute's requests and tokens stand in one of two pairs of words, by its parity, each
+with the minute's number: minute << 40 | sum. So a minute begins by the first addition to it, in one store, and a sum
+of an older minute tells by itself that it counts no more.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from appliance.gateway.plane.limits.shared import Rows
 
 MINUTE_MS: Final = 60_000
 REQUESTS: Final = SUMS
-TOKENS: Final = SUMS + 2
-"""The first of each one's two words."""
-_SUM_BITS: Final = 40
-_SUM: Final = (1 << _SUM_BITS) - 1
+TOKENS: Final = SUMS + 1
+"""Where an even minute has them; an odd one two words on."""
+SUM_BITS: Final = 40
+_SUM: Final = (1 << SUM_BITS) - 1
 
 
 def now_ms() -> int:
@@ -30,36 +30,21 @@ def now_ms() -> int:
 
 def add(words: memoryview[int], word: int, minute: int, number: int) -> None:
     """Count in this worker's row: `word` is the index there of `REQUESTS` or `TOKENS`."""
-    word += minute & 1
+    word += 2 * (minute & 1)
     stored = words[word]
-    sum_ = stored & _SUM if stored >> _SUM_BITS == minute else 0
-    words[word] = minute << _SUM_BITS | min(sum_ + number, _SUM)
+    begun = minute << SUM_BITS
+    words[word] = (max(stored, begun)) + number
 
 
 def sum_of(rows: Rows, word: int, minute: int) -> int:
     """What all workers counted in that minute."""
-    word += minute & 1
+    word += 2 * (minute & 1)
     total = 0
     for words, at in rows:
         stored = words[at + word]
-        if stored >> _SUM_BITS == minute:
+        if stored >> SUM_BITS == minute:
             total += stored & _SUM
     return total
-
-
-def used(rows: Rows, word: int, minute: int, elapsed_ms: int) -> int:
-    """Within the last 60 seconds, rounded up: `Usage.used` without making one."""
-    now, before = word + (minute & 1), word + (~minute & 1)
-    last = minute - 1
-    current = previous = 0
-    for words, at in rows:
-        stored = words[at + now]
-        if stored >> _SUM_BITS == minute:
-            current += stored & _SUM
-        stored = words[at + before]
-        if stored >> _SUM_BITS == last:
-            previous += stored & _SUM
-    return current - (-previous * (MINUTE_MS - elapsed_ms) // MINUTE_MS) if previous else current
 
 
 class Usage(NamedTuple):
