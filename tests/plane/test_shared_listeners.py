@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import msgspec
+import openai
 import pytest
 
 from appliance.gateway.plane import wire
@@ -288,6 +289,22 @@ def test_routes_of_a_runtimes_own(shared: Gateway, engine: FakeEngine) -> None:
     assert shared.ask(request(b"[]", path="/tensors/predict?a=b")).error["code"] == "unexpected_query"
     assert [seen.line.split(" ")[1] for seen in engine.requests] == ["/predict", "/upload?a=%20b"]
     assert engine.requests[1].field("content-type") == "image/png"
+
+
+def test_official_sdk_with_one_address_for_all_models(shared: Gateway, engine: FakeEngine) -> None:
+    shared.services["svc_chat"] = of(engine, "chat", served_model="org/chat:7b")
+    shared.publish()
+    address = f"http://127.0.0.1:{shared.port}"
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client:
+        listed = [model.id for model in client.models.list()]
+        assert listed == ["org/chat:7b", "tensors-m", "lent-m"]
+        assert [client.models.retrieve(model).id for model in listed] == listed
+        assert client.chat.completions.create(model=listed[0], messages=messages).choices
+        with pytest.raises(openai.NotFoundError, match="does not exist here or you do not have access"):
+            client.chat.completions.create(model="secret-m", messages=messages)
+        chat_only = client.with_options(base_url=f"{address}/rival.lent/v1")
+        assert list(chat_only.chat.completions.create(model="lent-m", messages=messages, stream=True))
 
 
 # Changes under way

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote
 
 import msgspec
 
@@ -25,8 +24,6 @@ RESERVED: Final = frozenset({b"v1", b"v2", b"healthz"})
 """First segments of paths that never name a service; `/{tenant}.{service}` reaches one with such a name."""
 
 _MOST_CHOICES: Final = 10
-_PLAIN: Final = "/:@+"
-"""What clients may leave as it is in a model's name in a path, or may encode."""
 
 
 class Directory:
@@ -142,9 +139,8 @@ def card(shard: ServiceShard, name: str) -> dict[str, object]:
 
 
 def list_models(cards: list[dict[str, object]]) -> Listing:
-    each = {str(entry["id"]): msgspec.json.encode(entry) for entry in cards}
-    by_path = {quote(name, safe=safe).encode(): answer for name, answer in each.items() for safe in ("", _PLAIN)}
-    return Listing(msgspec.json.encode({"object": "list", "data": cards}), by_path)
+    each = {str(entry["id"]).encode(): msgspec.json.encode(entry) for entry in cards}
+    return Listing(msgspec.json.encode({"object": "list", "data": cards}), each)
 
 
 def seen_alike(one: ServiceShard, other: ServiceShard) -> bool:

@@ -23,7 +23,7 @@ _PRIORITIES: Final = {"low": Raw(b"1"), "normal": None, "high": Raw(b"-1")}
 
 
 class Listing(NamedTuple):
-    """Answers to `GET /v1/models`, and to `GET /v1/models/{model}` by the model's name as paths have it."""
+    """Answers to `GET /v1/models`, and to `GET /v1/models/{model}` by the model's name."""
 
     whole: bytes
     each: dict[bytes, bytes]

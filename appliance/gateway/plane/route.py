@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from appliance.gateway.plane.directory import Directory
 from appliance.gateway.plane.errors import Refusal, body_too_large, model_not_found
@@ -57,9 +58,11 @@ def own_answer(method: bytes, path: bytes, lead: ServiceTable | Pending) -> byte
         return listing.whole
     if not path.startswith(_MODEL):
         return None
-    answer = listing.each.get(path.removeprefix(_MODEL))
+    # Clients encode some of a name's characters or none. It is looked up here only, and leads to no engine.
+    name = unquote_to_bytes(path.removeprefix(_MODEL))
+    answer = listing.each.get(name)
     if answer is None:
-        raise model_not_found(path.removeprefix(_MODEL).decode("ascii"))
+        raise model_not_found(name.decode(errors="replace"))
     return answer
 
 
