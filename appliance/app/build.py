@@ -16,6 +16,7 @@ from appliance.app.home import Home
 from appliance.app.housekeeping import Housekeeping
 from appliance.gateway import metrics, ports
 from appliance.gateway.acknowledgements import Acknowledgements
+from appliance.gateway.captures import CaptureIngest
 from appliance.gateway.ingest import UsageIngest
 from appliance.gateway.keeper import GatewayKeeper
 from appliance.gateway.plane.wire import NodeSettings, SnapshotWriter
@@ -100,6 +101,7 @@ def build(
         publisher,
         keeper,
         ingest,
+        CaptureIngest(home.path, settings.gateway.capture_bytes),
         store_keeper,
         inventory,
         SealReconciler(database, clock, lease),

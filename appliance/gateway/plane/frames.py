@@ -10,6 +10,7 @@ nothing is both ingested and summed up.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from zlib import crc32
 
 import msgspec
 
-from appliance.gateway.plane.schemas import SpoolRecord, UsageRecord
+from appliance.gateway.plane.schemas import CaptureRecord, SpoolRecord, UsageRecord
 
 HEADER: Final = struct.Struct("<II")
 MAX_PAYLOAD: Final = 1 << 20
@@ -28,6 +29,7 @@ OPEN_SUFFIX: Final = ".open"
 SEALED_SUFFIX: Final = ".seg"
 TAKEN_SUFFIX: Final = ".taken"
 
+_decode_capture: Final = msgspec.msgpack.Decoder(CaptureRecord).decode
 _encoder = msgspec.msgpack.Encoder()
 _decoder: Final[msgspec.msgpack.Decoder[SpoolRecord]] = msgspec.msgpack.Decoder(SpoolRecord)
 
@@ -70,17 +72,26 @@ def read_records(path: Path, offset: int = 0) -> Iterator[tuple[SpoolRecord, int
             yield record, offset
 
 
-def whole_bytes(path: Path) -> int:
-    """How many bytes of the file are whole frames."""
-    offset = 0
+def read_captures(path: Path) -> Iterator[CaptureRecord]:
+    """The whole captures of a segment, up to the first frame that is torn or damaged."""
+    for payload in _payloads(path):
+        with contextlib.suppress(msgspec.ValidationError):  # a kind that this version does not know
+            yield _decode_capture(payload)
+
+
+def _payloads(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while (header := file.read(HEADER.size)) and len(header) == HEADER.size:
             length, checksum = HEADER.unpack(header)
             payload = file.read(length) if length <= MAX_PAYLOAD else b""
             if len(payload) < length or crc32(payload) != checksum:
-                break
-            offset += HEADER.size + length
-    return offset
+                return
+            yield payload
+
+
+def whole_bytes(path: Path) -> int:
+    """How many bytes of the file are whole frames."""
+    return sum(HEADER.size + len(payload) for payload in _payloads(path))
 
 
 def sealed_segments(spool: Path) -> list[Path]:

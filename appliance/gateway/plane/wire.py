@@ -5,7 +5,7 @@ The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), 
 """
 
 from appliance.gateway.plane.exposition import merge_expositions
-from appliance.gateway.plane.frames import claim, read_frames, read_records, sealed_segments, whole_bytes
+from appliance.gateway.plane.frames import claim, read_captures, read_frames, read_records, sealed_segments, whole_bytes
 from appliance.gateway.plane.local import scrape
 from appliance.gateway.plane.paths import (
     listeners_report_path,
@@ -100,6 +100,7 @@ __all__ = [
     "listeners_report_path",
     "merge_expositions",
     "pid_path",
+    "read_captures",
     "read_frames",
     "read_records",
     "read_status",
