@@ -11,7 +11,7 @@ import os
 import re
 import ssl
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +98,11 @@ class Connection:
 
     def patch(self, path: str, body: Any) -> Any:
         return self.request("PATCH", path, json=body)
+
+    def amend(self, path: str, change: Callable[[Any], Any]) -> Any:
+        """Change an object by what it is now; refused where somebody else changed it between."""
+        answer = self.raw("GET", path)
+        return self.request("PATCH", path, json=change(answer.json()), headers={"If-Match": answer.headers["ETag"]})
 
     def put(self, path: str, body: Any) -> Any:
         return self.request("PUT", path, json=body)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "service": ("appliance.cli.service", "Publish models and look after them."),
     "model": ("appliance.cli.model", "Models, their versions and files."),
     "key": ("appliance.cli.key", "API keys."),
+    "budget": ("appliance.cli.budget", "Token budgets of keys, services and tenants."),
     "usage": ("appliance.cli.usage", "Tokens and requests."),
     "tenant": ("appliance.cli.tenant", "Tenants and their quotas."),
     "member": ("appliance.cli.member", "Who belongs to a tenant, in which role."),

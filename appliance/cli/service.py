@@ -11,6 +11,7 @@ from appliance.cli.connection import Connection, segment
 from appliance.cli.following import follow
 from appliance.cli.options import client_command, confirm, limit_option, require_change, timeout_option, yes_option
 from appliance.cli.output import show_json, show_list, show_object
+from appliance.cli.traffic import take_traffic, traffic_options
 from appliance.cli.waiting import until_gone, until_settled, until_state
 
 COLUMNS = (
@@ -39,12 +40,14 @@ def service() -> None: ...
 @click.option("--flavor", help="what one replica gets [default: the smallest]")
 @click.option("--pool", help="where replicas are placed")
 @click.option("--gateway", help="which gateway listens [default: the first with room]")
+@click.option("--listener", type=click.Choice(["own", "shared"]), help="a port of its own, or a path on a shared one")
 @click.option("--port", type=int, help="a port of the gateway [default: the lowest that is free]")
 @click.option("--served-model", help="the model name clients use [default: NAME]")
 @click.option("--description", default="", help="what it is for")
 @click.option("--arg", "args", multiple=True, metavar="--FLAG=VALUE", help="argument for the engine; may be repeated")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="environment of the engine; may be repeated")
 @click.option("--defaults", metavar="JSON", help="sampling defaults, e.g. '{\"temperature\": 0.2}'")
+@traffic_options
 @click.option("--wait", is_flag=True, help="wait until it is ready, telling the phases")
 @timeout_option
 @client_command
@@ -61,7 +64,8 @@ def create(
     **members: Any,
 ) -> None:
     """Publish a model as the inference service NAME."""
-    body = {member: value for member, value in members.items() if value is not None}
+    traffic = take_traffic(members)({})
+    body = traffic | {member: value for member, value in members.items() if value is not None}
     body |= {"name": name, "args": list(args), "env": _pairs(env)}
     if defaults:
         body["defaults"] = _json(defaults, "--defaults")
@@ -128,16 +132,34 @@ def logs(name: str, connection: Connection, *, as_json: bool, replica: str | Non
 @click.option("--replicas", type=int, help="how many engines serve it")
 @click.option("--description", help="what it is for")
 @click.option("--defaults", metavar="JSON", help="sampling defaults, all of them, e.g. '{\"temperature\": 0.2}'")
+@traffic_options
 @click.option("--wait", is_flag=True, help="wait until it is as wanted")
 @timeout_option
 @client_command
 def update(name: str, connection: Connection, *, as_json: bool, wait: bool, timeout: float, **members: Any) -> None:
-    """Change replicas, description or sampling defaults; nothing is restarted."""
+    """Change a service while it runs; nothing is restarted. What is not given stays as it is."""
+    traffic = take_traffic(members)
     body = {member: value for member, value in members.items() if value is not None}
     if "defaults" in body:
         body["defaults"] = _json(body["defaults"], "--defaults")
-    changed = connection.patch(f"services/{segment(name)}", require_change(body))
+
+    def changes(now: Any) -> dict[str, Any]:
+        return require_change(body | traffic(now))
+
+    changed = connection.amend(f"services/{segment(name)}", changes)
     show_object(until_settled(connection, changed, timeout_s=timeout) if wait else changed, as_json=as_json)
+
+
+@service.command("share")
+@click.argument("name")
+@click.option("--with", "tenants", multiple=True, metavar="TENANT", help="whose keys may use it; may be repeated")
+@click.option("--with-nobody", is_flag=True, help="end the sharing")
+@client_command
+def share(name: str, connection: Connection, *, as_json: bool, tenants: tuple[str, ...], with_nobody: bool) -> None:
+    """Let the keys of these further tenants use the service, and of no others; for the platform to do."""
+    if bool(tenants) == with_nobody:
+        raise click.UsageError("give either --with, once for each tenant, or --with-nobody")
+    show_object(connection.put(f"services/{segment(name)}/shared-with", {"tenants": list(tenants)}), as_json=as_json)
 
 
 def _action(action: str, description: str) -> click.Command:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from appliance.cli.connection import Connection, segment
+from appliance.cli.limits import limit_options, merged, take_limits
 from appliance.cli.options import client_command, given, require_change
 from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_delete, add_list, add_show
 
-KIND = Kind("tenant", "tenants", (("NAME", "name"), ("DISPLAY NAME", "display_name"), ("STATE", "state"), ("ID", "id")))
+KIND = Kind(
+    "tenant",
+    "tenants",
+    (("NAME", "name"), ("DISPLAY NAME", "display_name"), ("STATE", "state"), ("PRIORITY", "priority"), ("ID", "id")),
+)
 QUOTA_COLUMNS = (("RESOURCE", "resource"), ("USED", "used"), ("LIMIT", "limit"))
 PLATFORM = "platform"
 
@@ -18,13 +25,22 @@ PLATFORM = "platform"
 def tenant() -> None: ...
 
 
+_priority = click.option(
+    "--priority", type=click.Choice(["low", "normal", "high"]), help="whose requests come first where some must wait"
+)
+
+
 @tenant.command("create")
 @click.argument("name")
 @click.option("--display-name", help="what people read [default: NAME]")
+@_priority
+@limit_options
 @client_command
-def create(name: str, connection: Connection, *, as_json: bool, display_name: str | None) -> None:
+def create(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
     """Create the tenant NAME with the default quotas."""
-    show_object(connection.create(KIND.path, given(name=name, display_name=display_name)), as_json=as_json)
+    limits = merged(None, take_limits(members))
+    body = given(name=name, **members) | ({"limits": limits} if limits else {})
+    show_object(connection.create(KIND.path, body), as_json=as_json)
 
 
 add_list(tenant, KIND, "List tenants, newest first.")
@@ -36,11 +52,19 @@ add_show(tenant, KIND, "Show one tenant.")
 @click.option("--display-name", help="what people read")
 @click.option("--suspend", "state", flag_value="suspended", help="let its keys and logins open nothing")
 @click.option("--activate", "state", flag_value="active", help="undo --suspend")
+@_priority
+@limit_options
 @client_command
-def update(name: str, connection: Connection, *, as_json: bool, display_name: str | None, state: str | None) -> None:
-    """Rename, suspend or activate a tenant."""
-    body = require_change(given(display_name=display_name, state=state))
-    show_object(connection.patch(KIND.one(name), body), as_json=as_json)
+def update(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
+    """Rename, suspend or activate a tenant, or set its limits and priority at the gateway."""
+    limits = take_limits(members)
+    body = given(**members)
+    require_change(body | limits)
+
+    def changed(now: Any) -> dict[str, Any]:
+        return body | ({"limits": merged(now["limits"], limits)} if limits else {})
+
+    show_object(connection.amend(KIND.one(name), changed), as_json=as_json)
 
 
 add_delete(tenant, KIND, "Delete a tenant that owns nothing any more.")
