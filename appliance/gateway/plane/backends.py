@@ -6,6 +6,7 @@ is true to the end.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -36,6 +37,7 @@ class Replica:
         "down_until",
         "ejections",
         "failures",
+        "gate",
         "id",
         "idle",
         "in_flight",
@@ -55,8 +57,8 @@ class Replica:
         self.deployment_id = deployment_id
         self.status_entry = status_entry
         self.in_flight = 0
-        self.connecting = 0
-        """Connections that are being opened."""
+        self.gate = asyncio.Lock()
+        """Held by who waits for room in the engine's accept queue."""
         self.retired = False
         self.forgive()
         self.idle: list[UpstreamConnection] = []

@@ -13,11 +13,10 @@ all the same (see `balance`).
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal, Protocol
 
-if TYPE_CHECKING:
-    from appliance.gateway.plane.backends import Replica
-    from appliance.gateway.plane.context import Context
+from appliance.gateway.plane.backends import Backends, Replica
+from appliance.gateway.plane.log import Log
 
 Reason = Literal["connect", "error", "reset", "timeout"]
 
@@ -28,6 +27,18 @@ QUIET_S: Final = 60.0
 """After this long without an ejection the next is short again."""
 _JITTER: Final = 0.2
 _SATURATED: Final = 503
+
+
+class Context(Protocol):
+    """What is needed of a worker's `Context`. `now` is the loop's clock."""
+
+    @property
+    def backends(self) -> Backends: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    def now(self) -> float: ...
 
 
 def answered(context: Context, replica: Replica, status: int) -> None:

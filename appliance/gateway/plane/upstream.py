@@ -7,6 +7,7 @@ body's end is known or the connection is not used again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
@@ -217,12 +218,7 @@ async def connect(replica: Replica, timeout: float) -> UpstreamConnection:
     """A new connection. `OSError` (with `TimeoutError`) if it cannot be had within `timeout` seconds."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout):
-        connected = None
-        while connected is None:
-            try:
-                connected = open_socket(replica.socket, replica.owner_uid)
-            except BlockingIOError:  # the engine's accept queue is full
-                await asyncio.sleep(_BACKLOG_RETRY_S)
+        connected = await _open(replica)
         connection = UpstreamConnection(replica)
         try:
             await loop.create_unix_connection(lambda: connection, sock=connected)
@@ -231,6 +227,19 @@ async def connect(replica: Replica, timeout: float) -> UpstreamConnection:
             connected.close()
             raise
     return connection
+
+
+async def _open(replica: Replica) -> socket.socket:
+    """Nobody tells when a full accept queue has room again: one request tries for all, and in their order."""
+    gate = replica.gate
+    if not gate.locked():
+        with contextlib.suppress(BlockingIOError):
+            return open_socket(replica.socket, replica.owner_uid)
+    async with gate:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                return open_socket(replica.socket, replica.owner_uid)
+            await asyncio.sleep(_BACKLOG_RETRY_S)
 
 
 def open_socket(path: str, owner_uid: int | None) -> socket.socket:
