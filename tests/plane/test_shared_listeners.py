@@ -111,6 +111,22 @@ def test_key_for_a_network(shared: Gateway, networks: list[str], status: int) ->
             assert "127.0.0.1" in answer.error["message"]
 
 
+def test_port_of_one_service_lets_in_those_it_is_shared_with(shared: Gateway, engine: FakeEngine) -> None:
+    shared.listeners = [wire.Listener("lsn_1", "gwy_1", "127.0.0.1", shared.port, "svc_lent")]
+    shared.keys |= {
+        sha256("sk-stranger"): key_entry(tenant_id="ten_3"),
+        sha256("sk-stranger-expired"): key_entry(tenant_id="ten_3", expires_at=1.0, networks=["10.0.0.0/8"]),
+    }
+    shared.publish()
+    for key in (KEY, OTHER_KEY):
+        assert shared.ask(request(chat(model="lent-m"), key=key)).status == 200
+        assert ids(shared, key) == ["lent-m"]
+    answers = [shared.ask(request(chat(), key=key)) for key in ("sk-unknown", "sk-stranger", "sk-stranger-expired")]
+    assert [answer.status for answer in answers] == [401, 401, 401]
+    assert len({answer.body for answer in answers}) == 1
+    assert [seen.json["cache_salt"] for seen in engine.requests] == ["salt of acme", "salt of rival"]
+
+
 # Hostile
 
 
