@@ -17,8 +17,8 @@ from tests.plane.limits.workers import PROMPT, Node
 WORKERS = 3
 MINUTE_MS = 60_000
 DAY_S = 86_400
-REQUESTS, TOKENS, CONCURRENT = 7, 900, 3
-TOTAL, DAILY = 4000, 1500
+REQUESTS, TOKENS, CONCURRENT = 4, 1200, 3
+TOTAL, DAILY = 6000, 2500
 
 SUBJECTS = [
     (Kind.RATE, "API key key_acme", False),
@@ -114,7 +114,7 @@ class Shared(RuleBasedStateMachine):
         self.node.apply_to(worker)
         self.node.counters[worker].sweep()
 
-    @rule(passed=st.integers(1, 150_000))
+    @rule(passed=st.integers(1, 70_000))
     def wait(self, passed: int) -> None:
         self.node.now_ms += passed
 

@@ -33,7 +33,7 @@ def add(words: memoryview[int], word: int, minute: int, number: int) -> None:
     word += 2 * (minute & 1)
     stored = words[word]
     begun = minute << SUM_BITS
-    words[word] = (max(stored, begun)) + number
+    words[word] = max(stored, begun) + number
 
 
 def sum_of(rows: Rows, word: int, minute: int) -> int:
