@@ -328,7 +328,8 @@ def test_socket_that_is_a_link_or_anothers_is_not_used(gateway: Gateway, engine:
 
 def test_replica_that_is_full_takes_no_more(gateway: Gateway, engine: FakeEngine) -> None:
     replica = wire.Replica("rpl_full", str(engine.path), max_in_flight=1)
-    gateway.services = {SERVICE: service(engine.path, deployments=[wire.Deployment("dep_1", "main", 100, [replica])])}
+    deployments = [wire.Deployment("dep_1", "main", 100, [replica])]
+    gateway.services = {SERVICE: service(engine.path, deployments=deployments, max_queued=0)}
     gateway.publish()
 
     engine.script = Gate()

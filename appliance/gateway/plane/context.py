@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.gateway.plane import debug, tables
@@ -22,6 +23,8 @@ from appliance.gateway.plane.schemas import UsageRecord
 from appliance.gateway.plane.slots import SlotTable
 from appliance.gateway.plane.spool import Spool
 from appliance.gateway.plane.status import StatusWriter
+from appliance.gateway.plane.waiting import WaitingRoom
+from appliance.gateway.plane.waking import Waker
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.client_protocol import ClientConnection
@@ -41,9 +44,11 @@ class Context:
         counters: Counters,
         access_log: AccessLog,
         captures: CaptureStore,
+        demands: Path,
         worker: int,
         log: Log,
     ) -> None:
+        """`demands`: the folder in which sleeping services are asked for."""
         self.loop = loop
         self.now = loop.time
         self.status = status
@@ -65,8 +70,10 @@ class Context:
         """Set when the last connection is gone while draining."""
         self.metrics = Metrics(worker, lambda: debug.gauges(self), self.ids.next)
         self.started = loop.time()
+        self.waiting = WaitingRoom(self, Waker(demands, log))
         self.told: dict[str, Callable[[], object]] = {}
         """What further parts of the worker tell in `/debug/state`, by name."""
+        self.told["queues"] = self.waiting.describe
 
     def disconnected(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)

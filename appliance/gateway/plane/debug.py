@@ -163,6 +163,8 @@ def gauges(context: Context) -> Iterator[Gauge]:
     for (deployment_id, result), count in context.backends.mirrored.items():
         yield "mirrored_total", {"deployment": deployment_id, "result": result}, count
     yield "mirrors_in_flight", {}, len(context.backends.mirrors)
+    for service_id, count in context.waiting.counts():
+        yield "requests_queued", {"service": service_id}, count
     for service in context.tables.services.values():
         for deployment in service.deployments:
             labels = {"service": service.shard.id, "deployment": deployment.id}

@@ -1,103 +1,86 @@
 """One request at the engines: a replica is chosen, asked, and its answer relayed to the client.
 
-Another replica is tried only while it is certain that the first has not worked on the request: no connection could
-be had, or the engine had closed a kept-alive connection without reading the request from it. An answer that was
-begun is completed, or is broken off so that it cannot be taken for whole.
+Where no replica has room the request waits (see `waiting`). Another replica is tried only while it is certain that
+the first has not worked on the request: no connection could be had (each replica is tried once), or, at most
+`_ATTEMPTS` times, the engine had closed a kept-alive connection without reading the request from it, or it said that
+it is saturated (503, 429) and another has room. Who has waited once tries again before those who still wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final, Protocol
+from typing import Final
 
-from appliance.gateway.plane import answers, ejection, upstream
+from appliance.gateway.plane import ejection, upstream
+from appliance.gateway.plane.answering import Answering, Client
 from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.balance import choose
-from appliance.gateway.plane.chunked import LAST_CHUNK, encode_chunk
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
-from appliance.gateway.plane.infer import header_length_line
-from appliance.gateway.plane.ledger import Ledger
 from appliance.gateway.plane.mirroring import mirror
-from appliance.gateway.plane.relay import Relay, StreamRelay, error_event, relay_for
+from appliance.gateway.plane.relay import StreamRelay
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas import Outcome
+from appliance.gateway.plane.service_queue import Waiter
 
-_ATTEMPTS: Final = 3
-"""Times that a kept-alive connection may turn out to be closed."""
-_NO_CONTENT: Final = 204
+_ATTEMPTS: Final = 5
+"""Times that a request may be sent."""
+_SATURATED: Final = frozenset({429, 503})
 _ERROR: Final = 500
 _CLIENT_CLOSED: Final = 499
 """The status in the record of a request whose client left before an answer (nginx's number)."""
 
 
-class Client(Protocol):
-    """The connection that the request came over. `deadline` is on the loop's clock."""
-
-    deadline: float
-
-    def write(self, data: bytes) -> None: ...
-
-    def refuse(self, refusal: Refusal, request: Request) -> None: ...
-
-    def answered(self, *, keep_alive: bool) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-class Exchange:
+class Exchange(Answering):
     """From a complete request to its answer's end. The client calls `start`, then `client_gone`, `pause`, `resume`,
-    `on_deadline` or `on_shutdown`; the upstream connection calls the `on_...` of `ResponseHandler`.
+    `on_deadline` or `on_shutdown`; the upstream connection calls the `on_...` of `ResponseHandler`; while it waits the
+    waiting room calls what `Waits` has.
     """
 
     __slots__ = (
-        "_client",
         "_connecting",
         "_connection",
-        "_context",
         "_excluded",
         "_finished",
-        "_head",
-        "_ledger",
         "_mirrored",
-        "_paused",
-        "_relay",
-        "_request",
-        "_status",
         "_timeouts",
         "_total_deadline",
+        "_waiter",
     )
 
     def __init__(self, context: Context, client: Client, request: Request) -> None:
-        self._context = context
-        self._client = client
-        self._request = request
-        self._ledger = Ledger(context, request)
+        super().__init__(context, client, request)
         self._timeouts = request.service.shard.timeouts
         self._total_deadline = request.started + self._timeouts.total_s
         self._excluded: frozenset[str] = frozenset()
         self._connection: upstream.UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._relay: Relay | None = None
-        self._head: bytes | None = None
-        """The answer's head until it is sent, which is with its first byte."""
-        self._status = 0
+        self._waiter: Waiter | None = None
         self._finished = False
         self._mirrored = False
-        self._paused = False
 
     # From the client
 
     def start(self) -> None:
-        try:
-            replica = choose(self._request, self._context.now(), self._excluded)
-            if replica is None:
-                raise unavailable("overloaded", "All replicas of this service are busy.", retry_after_s=2)
-            if not self._ledger.begin(replica):
-                raise unavailable("overloaded", "The gateway has too many requests in flight.", retry_after_s=1)
-        except Refusal as refusal:
-            self._break_off("refused", refusal)
+        request, waiting, is_new = self._request, self._context.waiting, self._ledger.attempt == 0
+        if waiting.queues and is_new and request.service.shard.id in waiting.queues:
+            self._wait()
             return
+        try:
+            replica = choose(request, self._context.now(), self._excluded)
+            if replica is not None and not (is_new and replica.is_awaited()):
+                self._begin(replica)
+                return
+        except Refusal as refusal:
+            if refusal.code != "no_replica" or not request.service.shard.asleep:
+                self._break_off("refused", refusal)
+                return
+        self._wait()
+
+    def _begin(self, replica: Replica) -> None:
+        """`Refusal` if the worker has no slot for it."""
+        if not self._ledger.begin(replica):
+            raise unavailable("overloaded", "The gateway has too many requests in flight.", retry_after_s=1)
         connection = upstream.take_idle(replica, self._context.now())
         if connection is not None:
             self._send(connection)
@@ -132,6 +115,8 @@ class Exchange:
         if self._paused:
             self._finish("client_cut")
             self._client.abort()
+        elif self._waiter is not None:
+            self.give_up(self._context.waiting.expire(self._waiter))
         else:
             replica = self._ledger.replica
             if replica is not None and self._connection is not None and self._relay is None:
@@ -142,6 +127,35 @@ class Exchange:
         """The worker ends now."""
         if not self._finished:
             self._break_off("timed_out", unavailable("gateway_restart", "The gateway restarts.", retry_after_s=1))
+
+    # While it waits
+
+    def _wait(self) -> None:
+        self._excluded = frozenset()  # they may be back by then
+        try:
+            self._waiter = self._context.waiting.join(self, self._request)
+        except Refusal as refusal:
+            self._break_off("refused", refusal)
+
+    def wait_until(self, deadline: float) -> None:
+        self._client.deadline = min(deadline, self._total_deadline)
+
+    def try_begin(self) -> bool:
+        replica = choose(self._request, self._context.now())
+        if replica is None:
+            return False
+        self._begin(replica)
+        self._stop_waiting()
+        return True
+
+    def give_up(self, refusal: Refusal) -> None:
+        self._stop_waiting()
+        self._break_off("refused", refusal)
+
+    def _stop_waiting(self) -> None:
+        if self._waiter is not None:
+            self._ledger.queued_ms += 1000 * (self._context.now() - self._waiter.since)
+            self._waiter = None
 
     # Towards the engine
 
@@ -179,32 +193,33 @@ class Exchange:
         self._ledger.withdraw()
         self.start()
 
+    def _ask_elsewhere(self) -> bool:
+        """The engine said that it is saturated: whether another replica has room, which is then asked."""
+        replica = self._ledger.replica
+        if replica is None or self._ledger.attempt >= _ATTEMPTS:
+            return False
+        self._excluded |= {replica.id}
+        try:
+            other = choose(self._request, self._context.now(), self._excluded)
+            if other is None:
+                return False
+            self._relay, self._head, self._status = None, None, 0
+            self._ledger.withdraw()
+            self._begin(other)
+        except Refusal:
+            return False
+        return True
+
     # From the engine
 
     def on_head(self, status: int, fields: dict[bytes, bytes]) -> None:
-        request, replica = self._request, self._ledger.replica
+        replica = self._ledger.replica
         if replica is not None and (replica.troubled or status >= _ERROR):
             ejection.answered(self._context, replica, status)
-        content_type = answers.content_type_of(fields)
-        ledger = self._ledger
-        relay = relay_for(request.route, status, content_type, request.prepared, ledger.counter, ledger.sink)
-        self._status, self._relay = status, relay
-        request.release_body()
-        streams = isinstance(relay, StreamRelay)
-        length = 0 if status == _NO_CONTENT else None
-        if b"content-length" in fields and not streams:
-            length = int(fields[b"content-length"])
-        request.chunked_answer = length is None and not request.head.http_1_0
-        self._head = answers.head(
-            status,
-            self._context.date.line,
-            request.request_id,
-            content_type,
-            length,
-            keep_alive=request.keep_alive and not self._context.draining,
-            chunked=request.chunked_answer,
-            extra=request.answer_headers + (b"cache-control: no-cache\r\n" if streams else header_length_line(fields)),
-        )
+        if not self._prepare(status, fields):
+            self._break_off("upstream_error", engine_failed(502, "engine_error", "The engine did not answer a stream."))
+        elif status not in _SATURATED:
+            self._request.release_body()
 
     def on_data(self, data: bytes) -> None:
         relay = self._relay
@@ -232,6 +247,8 @@ class Exchange:
         out = relay.finish()
         failure = relay.failure
         if failure is not None:
+            if self._status in _SATURATED and self._ask_elsewhere():
+                return
             answered = failure.status < 500 or failure.status == 503
             self._break_off("refused" if answered else "upstream_error", failure)
         elif relay.complete:
@@ -257,44 +274,6 @@ class Exchange:
         else:
             self._break_off("upstream_cut", _cut())
 
-    # Towards the client
-
-    def _pass_on(self, payload: bytes, end: bytes = b"") -> None:
-        """`payload`, framed, after the head if that is still to be sent; `end` is framing of its own."""
-        self._ledger.bytes_out += len(payload)
-        self._ledger.keep()  # first: a worker that is killed here has billed no less than the client got
-        framed = (encode_chunk(payload) if self._request.chunked_answer else payload) + end
-        if not framed:
-            return
-        if self._head is not None:
-            framed = self._head + framed
-            self._head = None
-        self._client.write(framed)
-
-    def _complete(self, last: bytes) -> None:
-        self._pass_on(last, LAST_CHUNK if self._request.chunked_answer else b"")
-        if self._head is not None:  # an answer without a body
-            self._client.write(self._head)
-            self._head = None
-        self._finish("completed")
-        self._client.answered(keep_alive=self._request.keep_alive and not self._context.draining)
-
-    def _break_off(self, outcome: Outcome, refusal: Refusal) -> None:
-        """The answer cannot be completed. If nothing of it was sent, an error answer; else an error event (in a
-        stream) and a connection that closes without the answer's end, so that it cannot be taken for whole.
-        """
-        begun = self._ledger.bytes_out > 0
-        if not begun:
-            self._status = refusal.status
-        self._finish(outcome)
-        if not begun:
-            self._client.refuse(refusal, self._request)
-            return
-        if isinstance(self._relay, StreamRelay):
-            event = error_event(refusal)
-            self._client.write(encode_chunk(event) if self._request.chunked_answer else event)
-        self._client.answered(keep_alive=False)
-
     def _finish(self, outcome: Outcome) -> None:
         """Stop the engine if it still works on this, and close the books."""
         self._finished = True
@@ -304,7 +283,13 @@ class Exchange:
         if self._connection is not None:
             self._connection.abort()
             self._connection = None
+        waiting = self._context.waiting
+        if self._waiter is not None:
+            waiting.leave(self._waiter)
+            self._stop_waiting()
         self._ledger.settle(self._status, outcome)
+        if waiting.queues:
+            waiting.freed(self._request.service.shard.id)
 
     def _extend(self, seconds: float) -> None:
         self._client.deadline = min(self._context.now() + seconds, self._total_deadline)

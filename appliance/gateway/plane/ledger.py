@@ -92,6 +92,7 @@ class Ledger:
         if self.replica is not None:
             self._context.backends.end(self.replica)
         self._identity, self._slot, self.replica = None, None, None
+        self._sent_at = self._first = self._last = 0.0
 
     def sent(self) -> None:
         self._sent_at = self._context.now()
@@ -141,6 +142,7 @@ class Ledger:
             status=status,
             outcome=outcome,
             until=self._context.now(),
+            reached=self._sent_at > 0,
             queue_ms=self.queued_ms or 1000 * max(self._sent_at - self._request.complete_at, 0.0),
             inter_token_count=self._tokens - self._first_tokens,
             inter_token_ms=1000 * (self._tokens_at - self._first_tokens_at),

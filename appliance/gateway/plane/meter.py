@@ -68,23 +68,24 @@ def tail_bound(identity: RequestIdentity, progress: Progress, until: float) -> i
     return bound
 
 
-def usage_record(
+def usage_record(  # noqa: PLR0913 - all that is known of it at its end
     identity: RequestIdentity,
     progress: Progress,
     *,
     status: int,
     outcome: Outcome,
     until: float,
+    reached: bool = True,
     queue_ms: float = 0.0,
     inter_token_count: int = 0,
     inter_token_ms: float = 0.0,
 ) -> UsageRecord:
     """`until`: CLOCK_MONOTONIC seconds at which it ended. The counts are the engine's own if it told its prompt's
-    (each of its counts is cumulative); else they are estimates.
+    (each of its counts is cumulative); else they are estimates. What has not `reached` an engine has none.
     """
     counted = progress.prompt_tokens > 0
-    estimate = identity.prompt_estimate if outcome in _PROMPT_IS_DUE else 0
-    cut = outcome not in ("completed", "refused")
+    estimate = identity.prompt_estimate if reached and outcome in _PROMPT_IS_DUE else 0
+    cut = reached and outcome not in ("completed", "refused")
     return UsageRecord(
         record_id=identity.record_id,
         request_id=identity.request_id,
@@ -100,7 +101,7 @@ def usage_record(
         outcome=outcome,
         prompt_tokens=progress.prompt_tokens if counted else estimate,
         completion_tokens=progress.completion_tokens,
-        estimated=not counted and identity.prompt_estimate > 0 and outcome != "refused",
+        estimated=reached and not counted and identity.prompt_estimate > 0 and outcome != "refused",
         tail_tokens=tail_bound(identity, progress, until) if cut else 0,
         stream=identity.stream,
         bytes_in=identity.bytes_in,

@@ -157,8 +157,12 @@ class FairQueue(Generic[E]):
         waiting, and of the others' what they get meanwhile.
         """
         own = self._tenants.get(tenant)
-        mine = float(cost + (own.backlog if own is not None else 0))
-        return mine + sum(min(each.backlog, mine * each.weight / weight) for each in self._turns if each.name != tenant)
+        return self.share(tenant, cost + (own.backlog if own is not None else 0), weight)
+
+    def share(self, tenant: str, cost: int, weight: float) -> float:
+        """The cost of what is served until this much of `tenant` is, if it had nothing waiting."""
+        others = (min(each.backlog, cost * each.weight / weight) for each in self._turns if each.name != tenant)
+        return cost + sum(others)
 
     def longest(self, tenant: str, weight: float) -> E | None:
         """The request to give up for one more of `tenant`, if the queue is full: the youngest of the longest flow of
@@ -168,4 +172,5 @@ class FairQueue(Generic[E]):
         worst = max(self._turns, key=lambda each: each.count / each.weight, default=None)
         if worst is None or worst.name == tenant or worst.count / worst.weight <= own:
             return None
-        return next(reversed(max(worst.flows.values(), key=len)))
+        longest = max(worst.flows.values(), key=lambda flow: len(flow))  # noqa: PLW0108 - mypy cannot infer by `len`
+        return next(reversed(longest))

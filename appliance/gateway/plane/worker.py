@@ -28,6 +28,7 @@ from appliance.gateway.plane.access_log import AccessLog
 from appliance.gateway.plane.capture import CaptureStore
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
+from appliance.gateway.plane.demands import demand_directory
 from appliance.gateway.plane.exposition import exposition
 from appliance.gateway.plane.limits.layout import limits_directory
 from appliance.gateway.plane.limits.shared import Counters
@@ -85,6 +86,7 @@ class Worker:
             counters=counters,
             access_log=AccessLog(access_log_path(home), index, log),
             captures=CaptureStore(capture_directory(home, index), self._executor, log),
+            demands=demand_directory(home),
             worker=index,
             log=log,
         )
@@ -174,6 +176,7 @@ class Worker:
                     context.tables = tables.build(snapshot, context.tables, context.backends)
                     context.limiter.apply(snapshot, time.time())
                 self._applied = snapshot
+                context.waiting.apply(context.tables)
                 self._set(snapshot.listeners)
             except (OverflowError, ValueError) as failure:
                 error = str(failure)
