@@ -16,11 +16,12 @@ from tenants import budgets, periods
 from tenants.queries import keys as key_queries
 from tenants.queries import usage as queries
 from tenants.usage_schemas import Grouping, UsageEntry, UsageFilter, UsageReport, UsageTotal
-from tenants.usage_tables import UsageRow
+from tenants.usage_tables import LatencyRow, UsageRollupRow, UsageRow
 from tenants.work import Work
 
 DEFAULT_SPAN: Final = timedelta(days=30)
 MOST_GROUPS: Final = 10_000
+LATENCIES_KEPT: Final = timedelta(days=7)
 _DEFAULTS: Final[dict[str, Any]] = {
     "prompt_tokens": 0,
     "completion_tokens": 0,
@@ -35,11 +36,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "inter_token_count": 0,
     "inter_token_ms": 0.0,
 }
-_LENGTHS: Final[dict[str, int | None]] = {
-    attribute.name: attribute.type.length
-    for attribute in UsageRow.__table__.columns
-    if isinstance(attribute.type, String)
-}
 
 
 async def insert_usage(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> int:
@@ -50,8 +46,28 @@ async def insert_usage(session: AsyncSession, records: Sequence[Mapping[str, Any
     moves forward with them, and the budgets that they fall under are charged.
     """
     await key_queries.note_key_uses(session, _uses(records))
-    rows = {row["record_id"]: row for row in map(_row, records)}
-    new = await queries.insert(session, list(rows.values()))
+    return await _insert_metered(session, UsageRow, records)
+
+
+async def insert_rollups(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> int:
+    """The same for sums of many requests, which a gateway leaves when nobody took its usage for long."""
+    await key_queries.note_key_uses(session, _uses(records))
+    return await _insert_metered(session, UsageRollupRow, records)
+
+
+async def insert_latencies(session: AsyncSession, records: Sequence[Mapping[str, Any]]) -> int:
+    """The same for how fast deployments were; nothing is charged."""
+    return len(await queries.insert(session, LatencyRow, [_row(LatencyRow, record) for record in records]))
+
+
+async def prune_latencies(session: AsyncSession, now: datetime) -> int:
+    """Remove latencies that are older than a week; how many there were."""
+    return await queries.delete_latencies(session, now - LATENCIES_KEPT)
+
+
+async def _insert_metered(session: AsyncSession, table: queries.Metered, records: Sequence[Mapping[str, Any]]) -> int:
+    rows = {row["record_id"]: row for row in (_row(table, record) for record in records)}
+    new = await queries.insert(session, table, list(rows.values()))
     await budgets.charge(session, [row for record_id, row in rows.items() if record_id in new])
     return len(new)
 
@@ -65,15 +81,15 @@ def _uses(records: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
     return latest
 
 
-def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    row = {attribute: record[attribute] if attribute in record else _DEFAULTS[attribute] for attribute in _ATTRIBUTES}
-    for attribute, length in _LENGTHS.items():
-        row[attribute] = str(row[attribute]).replace("\0", "")[:length]
+def _row(table: queries.Metered | type[LatencyRow], record: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for attribute in table.__table__.columns:
+        name = attribute.name
+        row[name] = record[name] if name in record else _DEFAULTS[name]
+        if isinstance(attribute.type, String):
+            row[name] = str(row[name]).replace("\0", "")[: attribute.type.length]
     row["at"] = _instant(row["at"])
     return row
-
-
-_ATTRIBUTES: Final = tuple(UsageRow.__table__.columns.keys())
 
 
 def _instant(at: float | datetime) -> datetime:

@@ -17,9 +17,9 @@ from appliance.app.housekeeping import Housekeeping
 from appliance.gateway import metrics, ports
 from appliance.gateway.acknowledgements import Acknowledgements
 from appliance.gateway.captures import CaptureIngest
-from appliance.gateway.ingest import UsageIngest
+from appliance.gateway.ingest import Insert, Kind, UsageIngest
 from appliance.gateway.keeper import GatewayKeeper
-from appliance.gateway.plane.wire import NodeSettings, SnapshotWriter
+from appliance.gateway.plane.wire import LatencyRecord, NodeSettings, SnapshotWriter, UsageRollup
 from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
 from appliance.gateway.tenancy import CacheSalt
 from appliance.kernel.activation import Activations, Reconciler
@@ -52,7 +52,7 @@ from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
 from tenants.schemas import QuotaDefaults
 from tenants.sealing import SealReconciler
-from tenants.usage import insert_usage
+from tenants.usage import insert_latencies, insert_rollups, insert_usage
 
 _LOOPBACK = "127.0.0.1"
 
@@ -84,7 +84,8 @@ def build(
     machinery = _machinery(settings, home, guarded, catalog, publisher, repository, clock)
     services = ServiceReconciler(machinery)
     keeper = GatewayKeeper(home.path, drain_s=settings.gateway.drain_s)
-    ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage)
+    others: dict[Kind, Insert] = {UsageRollup: insert_rollups, LatencyRecord: insert_latencies}
+    ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage, others)
     store_keeper = ModelStoreKeeper(guarded, repository, clock)
     sightings = Sightings()
     inventory = Inventory(

@@ -1,4 +1,6 @@
-"""Removes what has had its time: kept answers of idempotency keys, old events, logs of replicas that are forgotten."""
+"""Removes what has had its time: kept answers of idempotency keys, old events and latencies, logs of forgotten
+replicas.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from appliance.kernel.leases import Guarded
 from appliance.kernel.tables import IdempotencyRow
 from appliance.services.events import prune_events
 from appliance.services.logs import sweep_logs
+from tenants.usage import prune_latencies
 
 KEPT: Final = timedelta(hours=24)
 
@@ -21,6 +24,7 @@ KEPT: Final = timedelta(hours=24)
 class Swept(msgspec.Struct, frozen=True):
     idempotency_keys: int
     events: int
+    latencies: int
     logs: int
 
 
@@ -38,5 +42,6 @@ class Housekeeping:
         async with self._guarded.write() as session:
             keys = await session.execute(old)
             events = await prune_events(session)
+            latencies = await prune_latencies(session, self._clock.now())
         logs = await sweep_logs(self._guarded, self._logs)
-        return Swept(keys.rowcount, events, logs)  # type: ignore[attr-defined]  # a DELETE's CursorResult
+        return Swept(keys.rowcount, events, latencies, logs)  # type: ignore[attr-defined]  # a DELETE's CursorResult

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Select, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,13 +15,9 @@ from tenants.budget_schemas import BudgetKind
 from tenants.budget_tables import BudgetRow
 from tenants.queries.locking import lock_all, lock_one
 from tenants.scope import TenantScope
-from tenants.usage_tables import UsageRow
+from tenants.usage_tables import UsageRollupRow, UsageRow
 
-_METERED = {
-    BudgetKind.key: UsageRow.key_id,
-    BudgetKind.service: UsageRow.service_id,
-    BudgetKind.tenant: UsageRow.tenant_id,
-}
+_METERED: Final = {BudgetKind.key: "key_id", BudgetKind.service: "service_id", BudgetKind.tenant: "tenant_id"}
 
 
 async def find_budget(session: AsyncSession, scope: TenantScope, budget_id: str) -> BudgetRow:
@@ -73,6 +70,10 @@ async def metered(session: AsyncSession, kind: BudgetKind, subject_id: str, sinc
     counted neither here nor by who inserts it; SQLite has one writer anyway.
     """
     if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text("LOCK TABLE usage_records IN SHARE MODE"))
-    total = func.coalesce(func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens), 0)
-    return int(await session.scalar(select(total).where(_METERED[kind] == subject_id, UsageRow.at >= since)) or 0)
+        await session.execute(text("LOCK TABLE usage_records, usage_rollups IN SHARE MODE"))
+    metered = 0
+    for table in (UsageRow, UsageRollupRow):
+        total = func.coalesce(func.sum(table.prompt_tokens + table.completion_tokens), 0)
+        query = select(total).where(getattr(table, _METERED[kind]) == subject_id, table.at >= since)
+        metered += int(await session.scalar(query) or 0)
+    return metered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     CTE,
@@ -16,10 +16,12 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    delete,
     func,
     literal,
     or_,
     select,
+    union_all,
     values,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,23 +32,26 @@ from appliance.kernel.pagination import PageRequest
 from appliance.kernel.tables import UtcDateTime
 from tenants.scope import TenantScope
 from tenants.usage_schemas import Grouping, UsageFilter
-from tenants.usage_tables import UsageRow
+from tenants.usage_tables import LatencyRow, UsageRollupRow, UsageRow
 
-_COLUMNS: dict[Grouping, SQLColumnExpression[Any]] = {
-    Grouping.tenant: UsageRow.tenant_id,
-    Grouping.key: UsageRow.key_id,
-    Grouping.service: UsageRow.service_id,
-    Grouping.model: UsageRow.model,
+_COLUMNS: Final = {
+    Grouping.tenant: "tenant_id",
+    Grouping.key: "key_id",
+    Grouping.service: "service_id",
+    Grouping.model: "model",
 }
+_SUMS: Final = ("requests", "failed", "prompt_tokens", "completion_tokens", "tail_tokens", "estimated")
+
+Metered = type[UsageRow] | type[UsageRollupRow]
 
 
-async def insert(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> set[str]:
+async def insert(session: AsyncSession, table: Metered | type[LatencyRow], rows: Sequence[dict[str, Any]]) -> set[str]:
     """Insert the rows whose `record_id` is new; the ids of those."""
     if not rows:
         return set()
     dialect = session.get_bind().dialect.name
-    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(UsageRow).on_conflict_do_nothing()
-    inserted = await session.execute(statement.returning(UsageRow.record_id), list(rows))
+    statement = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(table).on_conflict_do_nothing()
+    inserted = await session.execute(statement.returning(table.record_id), list(rows))
     return set(inserted.scalars())
 
 
@@ -59,35 +64,51 @@ async def totals(
     periods: Sequence[tuple[datetime, datetime]],
     most: int,
 ) -> Sequence[dict[str, Any]]:
-    """At most `most` groups with their sums, by period and then by tokens; `periods` are what hours or days are."""
-    keys: list[SQLColumnExpression[Any]] = [_COLUMNS[grouping] for grouping in groupings if grouping in _COLUMNS]
-    query = select(*keys, *_sums()).where(*_conditions(scope, wanted))
-    order: list[SQLColumnExpression[Any]] = [
-        func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens).desc(),
+    """At most `most` groups with their sums, by period and then by tokens; `periods` are what hours or days are.
+
+    What was rolled up counts where its span begins.
+    """
+    counted = union_all(_single(scope, wanted), _rolled_up(scope, wanted)).subquery("counted").c
+    keys: list[ColumnElement[Any]] = [counted[_COLUMNS[grouping]] for grouping in groupings if grouping in _COLUMNS]
+    query = select(*keys, *(_total(counted[name]).label(name) for name in _SUMS))
+    order: list[ColumnElement[Any]] = [
+        func.sum(counted.prompt_tokens + counted.completion_tokens).desc(),
         *keys,
     ]
     if periods:
         table = _table(periods)
         query = query.add_columns(table.c.begins.label("period")).join(
-            table, and_(UsageRow.at >= table.c.begins, UsageRow.at < table.c.ends)
+            table, and_(counted.at >= table.c.begins, counted.at < table.c.ends)
         )
         keys, order = [*keys, table.c.begins], [table.c.begins, *order]
     rows = await session.execute(query.group_by(*keys).order_by(*order).limit(most) if keys else query)
     return [dict(row) for row in rows.mappings()]
 
 
-def _sums() -> tuple[ColumnElement[Any], ...]:
-    def total(what: Any) -> Any:
-        return cast(func.coalesce(func.sum(what), literal(0)), BigInteger)  # PostgreSQL's sum of bigint is numeric
+def _total(what: Any) -> ColumnElement[Any]:
+    return cast(func.coalesce(func.sum(what), literal(0)), BigInteger)  # PostgreSQL's sum of bigint is numeric
 
-    return (
-        func.count().label("requests"),
-        total(case((UsageRow.status >= 400, 1), else_=0)).label("failed"),
-        total(UsageRow.prompt_tokens).label("prompt_tokens"),
-        total(UsageRow.completion_tokens).label("completion_tokens"),
-        total(UsageRow.tail_tokens).label("tail_tokens"),
-        total(case((UsageRow.estimated, 1), else_=0)).label("estimated"),
+
+def _single(scope: TenantScope, wanted: UsageFilter) -> Select[*tuple[Any, ...]]:
+    return select(
+        *_named(UsageRow),
+        literal(1).label("requests"),
+        case((UsageRow.status >= 400, 1), else_=0).label("failed"),
+        UsageRow.prompt_tokens,
+        UsageRow.completion_tokens,
+        UsageRow.tail_tokens,
+        case((UsageRow.estimated, 1), else_=0).label("estimated"),
+    ).where(*_conditions(UsageRow, scope, wanted))
+
+
+def _rolled_up(scope: TenantScope, wanted: UsageFilter) -> Select[*tuple[Any, ...]]:
+    return select(*_named(UsageRollupRow), *(getattr(UsageRollupRow, name) for name in _SUMS)).where(
+        *_conditions(UsageRollupRow, scope, wanted)
     )
+
+
+def _named(table: Metered) -> tuple[SQLColumnExpression[Any], ...]:
+    return table.tenant_id, table.key_id, table.service_id, table.model, table.at
 
 
 def _table(periods: Sequence[tuple[datetime, datetime]]) -> CTE:
@@ -95,16 +116,16 @@ def _table(periods: Sequence[tuple[datetime, datetime]]) -> CTE:
     return values(*columns, name="periods").data(list(periods)).cte("periods")
 
 
-def _conditions(scope: TenantScope, wanted: UsageFilter) -> list[ColumnElement[bool]]:
+def _conditions(table: Metered, scope: TenantScope, wanted: UsageFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [
-        scope.holds(UsageRow.tenant_id),
-        UsageRow.at >= wanted.since,
-        UsageRow.at < wanted.until,
+        scope.holds(table.tenant_id),
+        table.at >= wanted.since,
+        table.at < wanted.until,
     ]
     chosen = (
-        (UsageRow.key_id, wanted.key_id),
-        (UsageRow.service_id, wanted.service_id),
-        (UsageRow.model, wanted.model),
+        (table.key_id, wanted.key_id),
+        (table.service_id, wanted.service_id),
+        (table.model, wanted.model),
     )
     return conditions + [attribute == value for attribute, value in chosen if value is not None]
 
@@ -113,12 +134,18 @@ async def records(
     session: AsyncSession, scope: TenantScope, wanted: UsageFilter, page: PageRequest
 ) -> Sequence[UsageRow]:
     """The page's rows and one more, the latest first."""
-    query: Select[UsageRow] = select(UsageRow).where(*_conditions(scope, wanted))
+    query: Select[UsageRow] = select(UsageRow).where(*_conditions(UsageRow, scope, wanted))
     if page.cursor is not None:
         at, record_id = _position(page)
         query = query.where(or_(UsageRow.at < at, and_(UsageRow.at == at, UsageRow.record_id < record_id)))
     query = query.order_by(UsageRow.at.desc(), UsageRow.record_id.desc()).limit(page.limit + 1)
     return (await session.scalars(query)).all()
+
+
+async def delete_latencies(session: AsyncSession, before: datetime) -> int:
+    """How many records of times before this were removed."""
+    deleted = await session.execute(delete(LatencyRow).where(LatencyRow.at < before))
+    return int(deleted.rowcount)  # type: ignore[attr-defined]  # the result of a DELETE is a CursorResult
 
 
 def position(row: UsageRow) -> str:

@@ -21,7 +21,7 @@ from tenants.budgets import Subject
 from tenants.permissions import Permission, Role
 from tenants.schemas import NewKey
 from tenants.scope import TenantScope
-from tenants.usage import insert_usage
+from tenants.usage import insert_rollups, insert_usage
 from tests.tenants.conftest import NewTenantOf, WorkAs, acting
 from tests.tenants.support import actions, all_services
 
@@ -111,6 +111,18 @@ async def test_a_record_counts_once_however_often_it_comes(books: Books) -> None
     one = record(books.tenant_id, books.key_id, 9, books.clock.now())
     assert [await books.meter(one), await books.meter(one, one)] == [1, 0]
     assert await books.spent(budget) == 9
+
+
+async def test_what_was_rolled_up_is_charged_too(books: Books) -> None:
+    budget = await books.create(key="ci", tokens=100)
+    sums = dict.fromkeys(("requests", "failed", "cut", "estimated", "tail_tokens", "bytes_in", "bytes_out"), 1)
+    rolled = record(books.tenant_id, books.key_id, 30, books.clock.now()) | sums
+    rolled |= {"span_s": 60, "duration_ms": 1.0, "queue_ms": 0.0}
+    for _ in range(2):
+        async with books.database.write() as session:
+            await insert_rollups(session, [rolled])
+    assert await books.spent(budget) == 30
+    assert (await books.create(key="ci", tokens=100, period=BudgetPeriod.day)).spent == 30
 
 
 async def test_what_was_metered_before_counts(books: Books) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy import select
 
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
@@ -13,6 +14,7 @@ from tenants import keys, periods, usage
 from tenants.permissions import Role
 from tenants.schemas import NewKey
 from tenants.usage_schemas import Grouping, UsageFilter
+from tenants.usage_tables import LatencyRow
 from tenants.work import Work
 from tests.tenants.conftest import WorkAs, acting
 from tests.tenants.support import no_services
@@ -61,6 +63,81 @@ async def test_each_record_counts_once(database: Database, work_as: WorkAs):
     async with work_as(acting(Role.viewer, ACME)) as work:
         (total,) = (await usage.report(work, _between(DAY, DAY + timedelta(days=1)), [], "UTC")).items
     assert (total.requests, total.prompt_tokens, total.completion_tokens) == (2500, 25_000, 12_500)
+
+
+def rollup(number: int, at: datetime, **members: Any) -> dict[str, Any]:
+    """The sums of ten requests, as `UsageRollup` has them."""
+    return {
+        "record_id": f"sum-{number:06d}",
+        "at": at.timestamp(),
+        "span_s": 60,
+        "tenant_id": ACME,
+        "key_id": "key_1",
+        "service_id": "svc_1",
+        "model": "chat",
+        "requests": 10,
+        "failed": 2,
+        "cut": 1,
+        "estimated": 3,
+        "prompt_tokens": 100,
+        "completion_tokens": 50,
+        "tail_tokens": 4,
+        "bytes_in": 1,
+        "bytes_out": 1,
+        "duration_ms": 1.0,
+        "queue_ms": 0.0,
+        **members,
+    }
+
+
+async def test_what_was_rolled_up_counts_like_what_was_not(database: Database, work_as: WorkAs):
+    rolled = [
+        rollup(1, DAY),
+        rollup(2, DAY + timedelta(days=1)),
+        rollup(3, DAY, tenant_id=OTHER),
+        rollup(4, DAY, key_id="key_2", model="other"),
+    ]
+    for expected in (4, 0):
+        async with database.write() as session:
+            assert await usage.insert_rollups(session, rolled) == expected
+    await _insert(database, record(1, DAY), record(2, DAY, status=500, estimated=True))
+    async with work_as(acting(Role.viewer, ACME)) as work:
+        (total,) = (await usage.report(work, _between(DAY, DAY + timedelta(days=1)), [], "UTC")).items
+        by_key = (await usage.report(work, _between(DAY, DAY + timedelta(days=2)), [Grouping.key], "UTC")).items
+        by_day = (await usage.report(work, _between(DAY, DAY + timedelta(days=2)), [Grouping.day], "UTC")).items
+    assert (total.requests, total.failed, total.estimated, total.tail_tokens) == (22, 5, 7, 8)
+    assert (total.prompt_tokens, total.completion_tokens) == (220, 110)
+    assert {item.key_id: item.requests for item in by_key} == {"key_1": 22, "key_2": 10}
+    assert [item.requests for item in by_day] == [22, 10]
+
+
+async def test_latencies_are_kept_a_week(database: Database):
+    histogram = {"buckets": {"3": 7}, "sum_s": 0.5}
+    latencies = [
+        {
+            "record_id": f"latency-{days}",
+            "at": (DAY - timedelta(days=days)).timestamp(),
+            "span_s": 60,
+            "tenant_id": ACME,
+            "service_id": "svc_1",
+            "deployment_id": "dep_1",
+            "requests": 7,
+            "failed": 0,
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            **dict.fromkeys(("duration", "queue", "first_token", "inter_token"), histogram),
+        }
+        for days in (0, 6, 8)
+    ]
+    for expected in (3, 0):
+        async with database.write() as session:
+            assert await usage.insert_latencies(session, latencies) == expected
+    async with database.write() as session:
+        assert await usage.prune_latencies(session, DAY) == 1
+    async with database.read() as session:
+        rows = (await session.scalars(select(LatencyRow).order_by(LatencyRow.at))).all()
+    assert [row.record_id for row in rows] == ["latency-6", "latency-0"]
+    assert rows[0].first_token == histogram
 
 
 async def test_an_odd_record_does_not_hold_up_the_others(database: Database):
