@@ -58,7 +58,10 @@ class UsageReport(msgspec.Struct, frozen=True):
 
 
 class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One metered request, as the gateway counted it; durations in milliseconds, sizes in bytes."""
+    """One metered request, as the gateway counted it; durations in milliseconds, sizes in bytes.
+
+    `inter_token_count` tokens came after the first piece of a stream, within `inter_token_ms`.
+    """
 
     record_id: str
     request_id: str
@@ -82,3 +85,5 @@ class UsageEntry(msgspec.Struct, frozen=True, kw_only=True):
     queue_ms: float
     ttft_ms: float | None
     duration_ms: float
+    inter_token_count: int
+    inter_token_ms: float
