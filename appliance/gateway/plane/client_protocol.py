@@ -13,7 +13,6 @@ and Envoy in front of an engine decide alike.
 from __future__ import annotations
 
 import asyncio
-import time
 from enum import Enum, auto
 from typing import Final
 
@@ -26,8 +25,8 @@ from appliance.gateway.plane.defaults import prepare
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
+from appliance.gateway.plane.own_answers import Own, encode, refused, tell
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.route import PUBLIC
 from appliance.gateway.plane.schemas import Listener
 
 MAX_PIPELINED: Final = 64 * 1024
@@ -211,12 +210,12 @@ class ClientConnection(Connection):
                 if context.limiter.active and (head.chunked or length > len(self._buffer)):
                     context.limiter.check(admitted)  # before the body is waited for
         except Refusal as refusal:
-            self._tell_own(head, request_id, refusal.status, refusal.code)
-            self._refuse(refusal, head, request_id, unread=head.has_body)
+            tell(context, head, request_id, self.peer, refusal.status, refusal.code)
+            self._answer(head, request_id, refused(context, refusal, head.path), unread=head.has_body)
             return
         if isinstance(admitted, OwnAnswer):
-            self._tell_own(head, request_id, 200)
-            self._answer(head, request_id, 200, *admitted, unread=head.has_body)
+            tell(context, head, request_id, self.peer, 200)
+            self._answer(head, request_id, Own(200, *admitted), unread=head.has_body)
             return
         self._request = admitted
         if length <= len(self._buffer) and not head.chunked:  # it is here as a whole, as most are
@@ -263,7 +262,7 @@ class ClientConnection(Connection):
         except Refusal as refusal:
             self._state = State.HEAD
             self._let_go()
-            self._refuse(refusal, request.head, request.request_id)
+            self._answer(request.head, request.request_id, refused(self._context, refusal, request.head.path))
             return
         self._state = State.BUSY
         exchange = self._exchange = Exchange(self._context, self, request)
@@ -293,7 +292,8 @@ class ClientConnection(Connection):
         """The exchange is over and nothing of an answer was written."""
         self._exchange = None
         self._let_go()
-        self._refuse(refusal, request.head, request.request_id, extra=request.answer_headers)
+        own = refused(self._context, refusal, request.head.path, request.answer_headers)
+        self._answer(request.head, request.request_id, own)
         if not self._ending:
             self._next()
 
@@ -302,66 +302,22 @@ class ClientConnection(Connection):
         self.deadline = self._context.now() + self._listener.idle_s
         self._process()
 
-    def _answer(
-        self,
-        head: RequestHead,
-        request_id: bytes,
-        status: int,
-        content_type: bytes,
-        body: bytes,
-        *,
-        extra: bytes = b"",
-        close: bool = False,
-        unread: bool = False,
-    ) -> None:
-        """An answer of the gateway's own. `unread`: the request's body has not been read; it is got rid of."""
-        keep_alive = head.keep_alive and not close and not self._context.draining
+    def _answer(self, head: RequestHead, request_id: bytes, own: Own, *, unread: bool = False) -> None:
+        """`unread`: the request's body has not been read; it is got rid of."""
+        keep_alive = head.keep_alive and not own.close and not self._context.draining
         if keep_alive and unread:
             keep_alive = self._discard(head)
-        answer = answers.head(
-            status,
-            self._context.date.line,
-            request_id,
-            content_type,
-            len(body),
-            keep_alive=keep_alive,
-            extra=extra,
-        )
-        self.write(answer if head.method == b"HEAD" else answer + body)
+        head_only = head.method == b"HEAD"
+        self.write(encode(self._context, own, request_id, head_only=head_only, keep_alive=keep_alive))
         if not keep_alive:
             self._end()
 
-    def _refuse(
-        self, refusal: Refusal, head: RequestHead, request_id: bytes, *, extra: bytes = b"", unread: bool = False
-    ) -> None:
-        self._context.metrics.refused(refusal.code)
-        self._answer(
-            head,
-            request_id,
-            refusal.status,
-            answers.JSON,
-            refusal.body(head.path),
-            extra=extra + refusal.headers,
-            close=refusal.close,
-            unread=unread,
-        )
-
     def _refuse_framing(self, refusal: Refusal) -> None:
         """A request whose extent is in doubt: answer if an answer is possible, then end the connection."""
-        self._context.metrics.refused(refusal.code)
         request_id = self._request.request_id if self._request is not None else self._context.ids.next().encode()
-        body = refusal.body()
-        date = self._context.date.line
-        head = answers.head(
-            refusal.status, date, request_id, answers.JSON, len(body), keep_alive=False, extra=refusal.headers
-        )
-        self.write(head + body)
+        own = refused(self._context, refusal)
+        self.write(encode(self._context, own, request_id, head_only=False, keep_alive=False))
         self._end()
-
-    def _tell_own(self, head: RequestHead, request_id: bytes, status: int, code: str = "") -> None:
-        """The access log is told of the others when they are settled; of health checks it is not."""
-        if code or (head.method, head.path) not in PUBLIC:
-            self._context.access_log.tell_own(head, request_id, self.peer, time.time(), status, code)
 
     def _discard(self, head: RequestHead) -> bool:
         """Read and drop a refused request's body, if it is short and sure to come; whether it is."""
