@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from appliance.gateway.plane import wire
-from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, Script, completion, hold
+from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, Script, chunk_event, completion, hold
 from tests.plane.harness import SERVICE, Connection, Gateway, chat, request, running
+from tests.plane.test_streaming import resident_kib
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -242,3 +243,36 @@ def test_end_of_tls_is_told_and_heard(own_gateway: Gateway, own_engine: FakeEngi
             with suppress(OSError):  # the gateway does not wait with its own close_notify
                 connection.tls.unwrap()
             assert own_engine.requests[0].gone.wait(2)
+
+
+def test_slow_reader_over_tls_slows_the_engine_and_not_the_memory(
+    own_gateway: Gateway, own_engine: FakeEngine, tls_port: int
+) -> None:
+    written = 0
+    piece = chunk_event("x" * 60_000, 9, 1)
+
+    async def flood(seen: EngineRequest, answer: Answer) -> None:
+        nonlocal written
+        answer.writer.transport.set_write_buffer_limits(high=1)
+        await answer.stream_head()
+        while not seen.gone.is_set() and written < 120_000_000:
+            await answer.chunk(piece)
+            written += len(piece)
+
+    own_engine.script = flood
+    last = -1
+
+    def stands_still() -> bool:
+        nonlocal last
+        still, last = last == written, written
+        return still
+
+    with running(own_gateway), Connection(tls_port, tls=client_context()) as connection:
+        connection.send(request(chat(stream=True)))
+        connection.read_until(b"xxx")
+        eventually(stands_still, message="the engine is held back")
+        assert written < 30_000_000
+        assert resident_kib(own_gateway.worker_pid()) < 70 * 1024
+        received = 0
+        while received < 30_000_000:  # and goes on when it is read again
+            received += len(connection.receive())
