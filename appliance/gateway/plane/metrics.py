@@ -125,7 +125,7 @@ class Metrics:
         """Requests, prompt and completion tokens by the key's tenant."""
         self.refusals: dict[str, int] = {}
         self._new_id = new_id
-        self._minute = 0
+        self._minute: int | None = None
 
     def of(self, tenant: str, service: str, deployment: str) -> DeploymentMetrics:
         found = self.deployments.get((tenant, service, deployment))  # type: ignore[call-overload] # equal to a Series
@@ -156,15 +156,13 @@ class Metrics:
         minute = int(now) // _SPAN_S * _SPAN_S
         if minute == self._minute:
             return []
-        before, self._minute = self._minute or minute, minute
-        return self.take_all(before)
+        before, self._minute = self._minute, minute
+        return [] if before is None else self._take(before)
 
-    def take_all(self, at: float) -> list[LatencyRecord]:
-        """What was not taken yet; `at` is the beginning of its minute."""
+    def take_rest(self, now: float) -> list[LatencyRecord]:
+        """What was not taken yet: the worker ends."""
+        return self._take(int(now) // _SPAN_S * _SPAN_S if self._minute is None else self._minute)
+
+    def _take(self, at: float) -> list[LatencyRecord]:
         taken = [metrics.take_minute(series, at, self._new_id()) for series, metrics in self.deployments.items()]
         return [record for record in taken if record is not None]
-
-    @property
-    def minute(self) -> int:
-        """The beginning of the minute that is being counted, in Unix seconds."""
-        return self._minute

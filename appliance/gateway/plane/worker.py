@@ -112,7 +112,7 @@ class Worker:
             path.unlink(missing_ok=True)
             self._control.close()
             self._context.counters.close()
-            for record in self._context.metrics.take_all(self._context.metrics.minute):
+            for record in self._context.metrics.take_rest(time.time()):
                 self._context.spool.append(encode_record(record), None)
             self._context.spool.close()
             self._executor.shutdown()
