@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,8 @@ from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, Servi
 from tenants import limits
 
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
+_NO_SERVICES = {"v1", "v2", "healthz"}
+"""What a shared listener never reads as a service's name at the beginning of a path."""
 
 
 async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_host: str) -> list[ServiceView]:
@@ -40,8 +42,8 @@ async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_hos
     deployments: dict[str, list[DeploymentView]] = defaultdict(list)
     for deployment in await queries.deployments_of(session, ids):
         deployments[deployment.service_id].append(_deployment(deployment, replicas[deployment.id]))
-    places = await _places(session, rows, public_host)
     tenants = await queries.tenant_names(session, [row.tenant_id for row in rows])
+    places = await _places(session, rows, tenants, public_host)
     shares = await queries.shares_of(session, ids)
     return [
         _service(row, tenants[row.tenant_id], deployments[row.id], places[row.id], shares.get(row.id, []))
@@ -67,7 +69,9 @@ class _Place(NamedTuple):
     urls: list[str]
 
 
-async def _places(session: AsyncSession, rows: Sequence[ServiceRow], public_host: str) -> dict[str, _Place]:
+async def _places(
+    session: AsyncSession, rows: Sequence[ServiceRow], tenants: Mapping[str, str], public_host: str
+) -> dict[str, _Place]:
     listeners = await queries.listeners_of(session, [row.id for row in rows])
     elsewhere = await queries.gateways_named(session, [row.gateway_id for row in rows if row.gateway_id is not None])
     gateways = {service_id: gateway for service_id, (_, gateway) in listeners.items()}
@@ -77,17 +81,20 @@ async def _places(session: AsyncSession, rows: Sequence[ServiceRow], public_host
     for row in rows:
         gateway = gateways.get(row.id)
         port = listeners[row.id][0].port if row.id in listeners else None
-        urls = [] if gateway is None else _urls(row, gateway, port, shared.get(gateway.id), public_host)
+        urls = []
+        if gateway is not None:
+            path = f"{tenants[row.tenant_id]}.{row.name}" if row.name in _NO_SERVICES else row.name
+            urls = _urls(gateway, path, port, shared.get(gateway.id), public_host)
         places[row.id] = _Place(gateway.name if gateway else None, port, urls)
     return places
 
 
-def _urls(row: ServiceRow, gateway: GatewayRow, own: int | None, shared: int | None, public_host: str) -> list[str]:
+def _urls(gateway: GatewayRow, path: str, own: int | None, shared: int | None, public_host: str) -> list[str]:
     host = public_host if gateway.host in _EVERY_ADDRESS else gateway.host
     host = f"[{host}]" if ":" in host else host
     return [
         *([f"http://{host}:{own}/v1"] if own is not None else []),
-        *([f"http://{host}:{shared}/{row.name}/v1"] if shared is not None else []),
+        *([f"http://{host}:{shared}/{path}/v1"] if shared is not None else []),
     ]
 
 

@@ -222,13 +222,15 @@ async def test_a_service_on_a_shared_listener_has_no_port(stage: Stage, told: To
     view = await told.view(service_id)
     assert (view.listener, view.gateway, view.port) == (Exposure.shared, "default", None)
     assert view.urls == [view.url] == [f"http://127.0.0.1:{port}/chat/v1"]
+    reserved = await told.view(await stage.create("v1", listener=Exposure.shared))
+    assert reserved.urls == [f"http://127.0.0.1:{port}/acme.v1/v1"]
     shard = await told.of(service_id)
     async with stage.database.read() as session:
-        assert await users.services_without_port(session, shard.gateway_id or "") == ["service 'chat'"]
+        assert await users.services_without_port(session, shard.gateway_id or "") == ["service 'chat'", "service 'v1'"]
     await stage.delete(service_id)
     await stage.until_forgotten(service_id)
     async with stage.database.read() as session:
-        assert await users.services_without_port(session, shard.gateway_id or "") == []
+        assert await users.services_without_port(session, shard.gateway_id or "") == ["service 'v1'"]
 
 
 async def test_a_service_is_shared_with_exactly_the_tenants_named(stage: Stage, told: Told) -> None:
