@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from appliance.gateway.plane.directory import names
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.route import engine_route, locate, own_answer, pending_route, resolve, with_query
@@ -27,6 +28,13 @@ def by_path(of: Tables, by: Principal, path: str) -> tuple[str | None, str]:
 
 def by_model(of: Tables, by: Principal, model: str) -> str:
     return of.directory(GATEWAY, by.key.tenant_id).by_model(model, by)
+
+
+def leads(of: Tables, by: Principal, model: str) -> str | None:
+    try:
+        return by_model(of, by, model)
+    except Refusal:
+        return None
 
 
 def listed(of: Tables, by: Principal) -> list[str]:
@@ -113,6 +121,14 @@ def test_key_for_some_services_sees_no_other() -> None:
     assert listed(of, principal("stranger")) == []
 
 
+def test_tenant_whose_name_makes_anothers_alias_takes_nothing_over_by_sharing() -> None:
+    own = shard("chat", aliases=["gpt-4.1"])
+    of = tables(own, shard("1", "gpt-4", served_model="gpt-4.1", shared_with=["ten_acme"]))
+    assert by_model(of, principal(), "gpt-4.1") == own.id
+    assert by_path(of, principal(), "/gpt-4.1/v1/embeddings")[0] == "svc_gpt-4_1"
+    assert listed(of, principal()) == ["chat-model", "gpt-4.1", "1"]
+
+
 @given(
     st.lists(
         st.builds(
@@ -142,7 +158,12 @@ def test_whatever_is_listed_leads_to_a_service_that_the_key_may_use_and_each_is_
         and (each.tenant_name == tenant or f"ten_{tenant}" in each.shared_with)
         and by.may_use(each.id)
     }
-    assert {by_model(of, by, name) for name in listed(of, by)} == usable
+    reached = {by_model(of, by, name) for name in listed(of, by)}
+    assert reached <= usable
+    for each in services:
+        if each.id in usable:
+            assert each.id in reached or not any(leads(of, by, name) == each.id for name in names(each))
+            assert by_path(of, by, f"/{each.tenant_name}.{each.name}/v1/embeddings")[0] == each.id
 
 
 def test_body_without_a_model_and_route_of_another_service() -> None:

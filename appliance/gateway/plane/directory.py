@@ -93,7 +93,9 @@ class Directory:
         )
 
     def listing(self, principal: Principal) -> Listing:
-        """Every model that this key may ask for."""
+        """Every model that this key may ask for. A service that others share, all of whose names are also names of
+        the tenant's own, is reached by its path alone.
+        """
         if principal.services is None:
             if self._listing is None:
                 self._listing = self._list(principal)
@@ -107,9 +109,14 @@ class Directory:
         cards: list[dict[str, object]] = []
         for shard in self._services:
             if principal.may_use(shard.id):
-                clear = [name for name in offered(shard) if self._candidates(name, principal) == [shard]]
-                cards += [card(shard, name) for name in clear or [qualified(shard)]]
+                clear = self._clear(shard, offered(shard), principal)
+                clear = clear or self._clear(shard, [qualified(shard), shard.name], principal)[:1]
+                cards += [card(shard, name) for name in clear]
         return list_models(cards)
+
+    def _clear(self, shard: ServiceShard, given: list[str], principal: Principal) -> list[str]:
+        """Those of the names `given` that lead to `shard` and nowhere else."""
+        return [name for name in given if self._candidates(name, principal) == [shard]]
 
     def _candidates(self, model: str, principal: Principal) -> list[ServiceShard]:
         found = [shard for shard in self._by_model.get(model, ()) if principal.may_use(shard.id)]
