@@ -66,8 +66,8 @@ class Room:
     def __init__(self) -> None:
         self._left_at: float | None = None
         """When room was left to the other workers; None: there is none, or none was left."""
-        self.freed = False
-        """Whether this worker itself has made room since the last look."""
+        self.freed = 0
+        """Places that this worker itself has freed and not yet decided about."""
 
     @staticmethod
     def units(weight: float) -> int:
@@ -76,7 +76,7 @@ class Room:
 
     def may_take(self, replicas: Sequence[Replica], now: float) -> bool:
         """Call when something waits."""
-        freed, self.freed = self.freed, False
+        freed, self.freed = self.freed > 0, max(self.freed - 1, 0)
         bounded = [each for each in replicas if each.shared is not None and each.max_in_flight is not None]
         if not bounded or bounded[0].shared is None:
             return True

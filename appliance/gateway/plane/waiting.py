@@ -85,7 +85,7 @@ class WaitingRoom:
         """A request at one of the service's replicas has ended here."""
         queue = self.queues.get(service_id)
         if queue is not None:
-            queue.room.freed = True
+            queue.room.freed += 1
             self._look_soon(queue)
 
     # From the worker
@@ -163,6 +163,7 @@ class WaitingRoom:
         now = self._context.now()
         for service_id, queue in list(self.queues.items()):
             queue.weigh()
+            queue.room.freed = 0  # they were looked at when they became free
             self._serve(queue, now)
             if queue.is_waking and queue.fair.count:
                 if queue.table.shard.asleep:
