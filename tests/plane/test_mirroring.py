@@ -87,7 +87,7 @@ def test_mirror_that_fails_changes_nothing(
 
 
 def test_mirror_without_an_engine_changes_nothing(gateway: Gateway, engine: FakeEngine, tmp_path: Path) -> None:
-    failed, dropped = _count(gateway, "failed"), _count(gateway, "dropped_no_replica")
+    failed, dropped = _count(gateway, "failed"), _count(gateway, "dropped_no_room")
     live = wire.Deployment("dep_1", "main", 100, [replica("rpl_1", engine.path)])
     other = wire.Deployment("dep_2", "next", 0, [replica("rpl_none", tmp_path / "none.sock")])
     mirror = wire.Mirror("dep_2", 100)
@@ -98,7 +98,7 @@ def test_mirror_without_an_engine_changes_nothing(gateway: Gateway, engine: Fake
         assert gateway.ask(request(chat())).status == 200
 
     eventually(
-        lambda: _count(gateway, "failed") + _count(gateway, "dropped_no_replica") == failed + dropped + 3,
+        lambda: _count(gateway, "failed") + _count(gateway, "dropped_no_room") == failed + dropped + 3,
         message="all mirrors are counted",
     )
     assert _count(gateway, "failed") > failed

@@ -34,7 +34,7 @@ MOST: Final = 128
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Of bodies that a worker's mirrors hold at a time."""
 
-Result = Literal["completed", "failed", "timed_out", "dropped_behind", "dropped_no_replica"]
+Result = Literal["completed", "failed", "timed_out", "dropped_behind", "dropped_no_room"]
 
 
 def mirror(context: Context, request: Request, table: MirrorTable) -> None:
@@ -99,8 +99,8 @@ class Mirror:
         context, request = self._context, self._request
         point = request.prepared.point if request.prepared is not None else None
         replica = pick(self._deployment, point, context.now())
-        if replica is None:
-            self._leave("dropped_no_replica")
+        if replica is None or replica.is_awaited():
+            self._leave("dropped_no_room")
             return
         self._replica = replica
         context.backends.begin(replica)
@@ -196,6 +196,8 @@ class Mirror:
         if replica is not None:
             self._context.backends.end(replica)
             self._observe(replica, outcome)
+            if self._context.waiting.queues:
+                self._context.waiting.freed(self._request.service.shard.id)
         self._relay = None
         self._leave(result)
 
