@@ -61,8 +61,8 @@ bench-launch: dev ## what is ours between the create request and the first token
 bench-gateway: dev ## the gateway beside nginx, Envoy, vllm-router and LiteLLM (ARGS="--only appliance,envoy --rounds 3")
 	@$(BIN)/python -m bench.gateway $(ARGS)
 
-campaign: dev ## the long runs: pairs of crash points, many kills; seeded, recorded in docs/campaigns
-	@$(BIN)/python -m tests.campaign
+campaign: dev ## the long runs: pairs of crash points, many kills; seeded, recorded in docs/campaigns (ARGS="--worker-kills 1000 ...")
+	@$(BIN)/python -m tests.campaign $(ARGS)
 
 migrate: setup ## bring the database to this release's schema
 	@$(BIN)/appliance migrate
