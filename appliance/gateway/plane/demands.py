@@ -1,9 +1,8 @@
 """That a service which sleeps is asked for: one small file per service, from the workers to the control plane.
 
 `gateway/demand/<service id>.json` is replaced as a whole, so any number of workers may write it, at any time and
-again after a restart, and there are at most as many files as services. It lasts until the control plane clears it. A
-demand tells when somebody asked last; one that is older than the service's sleep is stale. What is not cleared in
-order is at worst a service that is woken for nobody.
+again after a restart, and there are at most as many files as services. It lasts until the control plane clears it. What
+is not cleared in order is at worst a service that is woken for nobody.
 
 Nothing is synced to the disk: after a power failure nobody waits any more.
 """
@@ -50,11 +49,8 @@ def read_demands(directory: Path) -> dict[str, Demand]:
     """All that are pending, by service. A file that is no demand is left out."""
     found = {}
     for path in directory.glob(f"*{_SUFFIX}"):
-        try:
-            demand = _decode(path.read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):  # cleared meanwhile, or a stranger's
-            continue
-        if path == _path(directory, demand.service_id):
+        demand = _read(path)
+        if demand is not None and path == _path(directory, demand.service_id):
             found[demand.service_id] = demand
     return found
 
@@ -66,14 +62,19 @@ def clear_demand(directory: Path, demand: Demand) -> None:
     somebody waits.
     """
     path = _path(directory, demand.service_id)
-    if read_demands_of(path) == demand:
+    if _read(path) == demand:
         path.unlink(missing_ok=True)
 
 
-def read_demands_of(path: Path) -> Demand | None:
+def forget_demand(directory: Path, service_id: str) -> None:
+    """Remove whatever is asked of this service. Idempotent."""
+    _path(directory, service_id).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Demand | None:
     try:
         return _decode(path.read_bytes())
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError):  # cleared meanwhile, or a stranger's
         return None
 
 

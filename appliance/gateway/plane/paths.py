@@ -49,7 +49,7 @@ def capture_directory(home: Path, index: int) -> Path:
 
 
 def prepare(home: Path) -> None:
-    for name in ("run", "gateway/snapshot", "gateway/spool", "gateway/status"):
+    for name in ("run", "gateway/snapshot", "gateway/spool", "gateway/status", "gateway/demand"):
         (home / name).mkdir(parents=True, exist_ok=True)
 
 

@@ -1,9 +1,11 @@
 """All that the control plane uses of the data plane: schemas, and the readers and writers of the shared files.
 
 The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), `gateway/spool`
-(`sealed_segments`, `read_frames`), `gateway/status` (`read_status`, `listeners.json`).
+(`sealed_segments`, `read_frames`), `gateway/status` (`read_status`, `listeners.json`), `gateway/demand`
+(`read_demands`).
 """
 
+from appliance.gateway.plane.demands import Demand, clear_demand, demand_directory, forget_demand, read_demands
 from appliance.gateway.plane.exposition import merge_expositions
 from appliance.gateway.plane.frames import claim, read_captures, read_frames, read_records, sealed_segments, whole_bytes
 from appliance.gateway.plane.local import scrape
@@ -67,6 +69,7 @@ __all__ = [
     "Budget",
     "Capture",
     "CaptureRecord",
+    "Demand",
     "Deployment",
     "Durations",
     "KeyEntry",
@@ -96,11 +99,15 @@ __all__ = [
     "UsageRollup",
     "WorkerStatus",
     "claim",
+    "clear_demand",
+    "demand_directory",
+    "forget_demand",
     "key_shard",
     "listeners_report_path",
     "merge_expositions",
     "pid_path",
     "read_captures",
+    "read_demands",
     "read_frames",
     "read_records",
     "read_status",
