@@ -1,10 +1,11 @@
 """What a tenant may set of an engine, and everything that must not get through."""
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.runtimes.arguments import check_args, check_command, check_env
+from appliance.runtimes.arguments import check_args, check_command, check_env, number_in, text_in, with_defaults
 from appliance.runtimes.catalog import RuntimeSpec
 from appliance.runtimes.errors import ArgumentRefused
 
@@ -22,6 +23,27 @@ from appliance.runtimes.errors import ArgumentRefused
 )
 def test_what_is_listed_passes_in_one_form(runtime: RuntimeSpec, args: list[str], checked: tuple[str, ...]) -> None:
     assert check_args(runtime, args) == checked
+
+
+@pytest.mark.parametrize(
+    ("args", "text", "number"),
+    [
+        ([], None, None),
+        (["--max=12"], "12", 12),
+        (["--eager", "--max", "12"], "12", 12),
+        (["--max"], "", None),
+        (["--max=many"], "many", None),
+        (["--maximum=12"], None, None),
+    ],
+)
+def test_the_value_of_an_argument(args: list[str], text: str | None, number: int | None) -> None:
+    assert (text_in(args, "--max"), number_in(args, "--max"), number_in(args, None)) == (text, number, None)
+
+
+def test_defaults_stand_for_what_is_left_open(runtime: RuntimeSpec) -> None:
+    spec = msgspec.structs.replace(runtime, default_args=("--dtype=auto", "--share=0.5"))
+    assert with_defaults(spec, ["--dtype=bfloat16"]) == ("--share=0.5", "--dtype=bfloat16")
+    assert with_defaults(spec, ["--dtype", "bfloat16", "--share=1"]) == ("--dtype", "bfloat16", "--share=1")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,16 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         ('title = "Light"', 'title = "Light"\ncolour = "red"', "unknown field `colour`"),
         ('title = "Light"', 'title = "Light"\nfolder = "/etc"', "`folder` is not for the file to say"),
         ("start_timeout_s = 60", "start_timeout_s = 0", r"\$.start_timeout_s"),
+        ("start_timeout_s = 60", "start_timeout_s = 60\nmax_in_flight = 0", r"\$.max_in_flight"),
+        *(
+            ("start_timeout_s = 60", f"start_timeout_s = 60\n{member} = {value}", r"--most is not one of \[args\]")
+            for member, value in (
+                ("default_args", '["--most=1"]'),
+                ("priority_argument", '"--most=1"'),
+                ("concurrency_argument", '"--most"'),
+                ("context_argument", '"--most"'),
+            )
+        ),
         ("start_timeout_s = 60", "", "start_timeout_s"),
         ('vendors = ["nvidia", "cpu"]', 'vendors = ["amd"]', r"\$.vendors"),
         ('mode = "high-performance"', 'mode = "normal"', "quantised: normal mode never serves quantised models"),

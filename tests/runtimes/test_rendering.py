@@ -66,3 +66,10 @@ def test_an_environment_that_is_not_built(runtime: RuntimeSpec) -> None:
     form = ProcessForm(command=("{python}",), install=(("wheel",),))
     with pytest.raises(RuntimeNotStartable, match="appliance runtime build light"):
         rendered(msgspec.structs.replace(runtime, process=form), "process")
+
+
+def test_defaults_of_the_runtime_come_with_the_arguments(runtime: RuntimeSpec) -> None:
+    spec = msgspec.structs.replace(runtime, default_args=("--share=0.5",))
+    assert rendered(spec, "process").argv[-1] == "--share=0.5"
+    assert rendered(spec, "process", args=["--share", "1"]).argv[-1] == "--share=1"
+    assert "--share=0.5" not in rendered(spec, "process", args=["--share", "1"]).argv
