@@ -65,7 +65,11 @@ async def _ensure_administrator(work: Work, passwords: Passwords) -> str | None:
 async def _ensure_operator_key(work: Work, secret: str | None) -> str | None:
     """The new secret of the operator's key, if the one at hand does not open it."""
     row = await key_queries.key_named(work.session, None, OPERATOR_KEY)
+    everything = sorted(permission.value for permission in Permission)
     if row is not None and row.revoked_at is None and secret and same(sha256_hex(secret), row.secret_sha256):
+        if row.scopes != everything:  # an older release made it, which knew fewer permissions
+            row.scopes, row.version = everything, row.version + 1
+            work.record("key.updated", "key", row.id, detail={"name": OPERATOR_KEY, "scopes": everything})
         return None
     fresh, prefix = make_secret()
     if row is None:
@@ -81,6 +85,6 @@ async def _ensure_operator_key(work: Work, secret: str | None) -> str | None:
         )
         work.session.add(row)
     row.prefix, row.secret_sha256, row.revoked_at = prefix, sha256_hex(fresh), None
-    row.scopes = sorted(permission.value for permission in Permission)
+    row.scopes = everything
     work.record("key.replaced", "key", row.id, detail={"name": OPERATOR_KEY, "prefix": prefix})
     return fresh

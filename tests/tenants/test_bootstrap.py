@@ -1,6 +1,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from sqlalchemy import update
 
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.crypto import Passwords
@@ -11,7 +12,9 @@ from tenants.actors import Actor, system
 from tenants.bootstrap import Bootstrapped
 from tenants.permissions import Permission
 from tenants.quotas import Resource
+from tenants.tables import ApiKeyRow
 from tests.tenants.conftest import WorkAs
+from tests.tenants.support import actions
 
 Start = Callable[[str | None], Awaitable[Bootstrapped]]
 
@@ -63,3 +66,16 @@ async def test_a_limit_that_was_set_stays(start: Start, platform: Bootstrapped, 
     await start(platform.operator_key)
     async with work_as(administrator) as work:
         assert [quota.limit for quota in await tenancy.list_quotas(work)] == [7]
+
+
+async def test_the_operator_may_do_what_a_newer_release_brings(
+    start: Start, platform: Bootstrapped, database: Database, clock: ManualClock
+):
+    async with database.write() as session:
+        older = sorted(frozenset(Permission) - {Permission.budget_write})
+        await session.execute(update(ApiKeyRow).values(scopes=older))
+    assert (await start(platform.operator_key)).operator_key is None
+    assert (await _authenticate(database, clock, platform.operator_key)).permissions == frozenset(Permission)
+    assert (await actions(database)).count("key.updated") == 1
+    await start(platform.operator_key)
+    assert (await actions(database)).count("key.updated") == 1
