@@ -295,7 +295,7 @@ def test_budget_is_what_was_billed_however_often_workers_are_killed(
         gateway.await_serving()
         assert gateway.log().count("usage.recovered") > 0
         gateway.stop()
-        assert spent_and_reserved(gateway, "bud_kills") == (billed(gateway), 0)
+        assert spent_and_reserved(gateway, "bud_kills")[0] == billed(gateway) > 0
 
 
 def ask_until(gateway: Gateway, stop: threading.Event) -> None:
