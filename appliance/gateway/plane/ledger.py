@@ -143,7 +143,7 @@ class Ledger:
             outcome=outcome,
             until=self._context.now(),
             reached=self._sent_at > 0,
-            queue_ms=self.queued_ms or 1000 * max(self._sent_at - self._request.complete_at, 0.0),
+            queue_ms=self.queued_ms,
             inter_token_count=self._tokens - self._first_tokens,
             inter_token_ms=1000 * (self._tokens_at - self._first_tokens_at),
         )
