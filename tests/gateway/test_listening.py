@@ -11,10 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway import operations, queries, views
 from appliance.gateway.acknowledgements import Acknowledgements
+from appliance.gateway.budgets import BudgetsBySubject
 from appliance.gateway.keeper import GatewayKeeper
 from appliance.gateway.plane.wire import ServiceShard, SnapshotWriter
 from appliance.gateway.ports import PortProbe, PortRules, PortUse, probe
-from appliance.gateway.publisher import SnapshotPublisher
+from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
 from appliance.gateway.schemas import ListenerView, NewGateway
 from appliance.gateway.states import ListenerState
 from appliance.kernel.clock import ManualClock
@@ -34,7 +35,8 @@ class Appliance:
     def __init__(self, guarded: Guarded, home: Path, clock: ManualClock, tenant_id: TenantId) -> None:
         self.database, self._home, self._clock, self._tenant_id = guarded.database, home, clock, tenant_id
         writer = SnapshotWriter(home / "gateway" / "snapshot")
-        self.publisher = SnapshotPublisher(guarded, writer, _no_services, clock, node=NODE, workers=2)
+        node = GatewayNode(name=NODE, workers=2)
+        self.publisher = SnapshotPublisher(guarded, writer, _no_services, clock, node=node, salt=str)
         self.keeper = GatewayKeeper(home, drain_s=1)
         self.acknowledgements = Acknowledgements(home)
 
@@ -76,7 +78,7 @@ class Appliance:
         return Work(session, actors.system("test", self._tenant_id), self._clock)
 
 
-async def _no_services(_: AsyncSession) -> Mapping[str, ServiceShard]:
+async def _no_services(_: AsyncSession, __: BudgetsBySubject) -> Mapping[str, ServiceShard]:
     return {}
 
 

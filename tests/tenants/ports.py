@@ -31,7 +31,7 @@ class _Elsewhere:
 
 def context(port: Port, desk: LoginDesk) -> Context:
     elsewhere: Any = _Elsewhere()
-    provisions = Provisions(desk, DEFAULTS, [], no_services, Sightings())
+    provisions = Provisions(desk, DEFAULTS, [], no_services, elsewhere, Sightings())
     parts = Parts(
         activations=Activations([], desk.clock),
         catalog=elsewhere,
