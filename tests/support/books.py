@@ -57,7 +57,11 @@ def _settled(appliance: Appliance, tenant: Tenant, requests: Sequence[Asked], le
     records = _records(tenant)
     recorded = {record["request_id"] for record in records}
     answered = {asked.id for asked in requests if asked.status}
-    spooled = [path for path in (appliance.home / "gateway" / "spool").glob("worker-*/*") if path.name not in ("slots", "reserve")]
+    spooled = [
+        path
+        for path in (appliance.home / "gateway" / "spool").glob("worker-*/*")
+        if path.name not in ("slots", "reserve")
+    ]
     complete = answered <= recorded and len(records) >= ledger["requests"] and not spooled
     return records if complete else []
 
