@@ -158,7 +158,7 @@ def test_room_that_the_others_cannot_use_is_not_left_to_them_for_long(tmp_path: 
 
 
 def test_request_that_cannot_be_begun_in_time_is_refused_at_once(tmp_path: Path) -> None:
-    shard = service(places=1, timeouts=wire.Timeouts(queue_s=2.0))
+    shard = service(places=1, timeouts=wire.Timeouts(queue_s=1.5))
     made = node(tmp_path, shard)
     (worker,) = made.workers
     visits = [worker.ask(request(shard, "flood")) for _ in range(40)]
@@ -176,17 +176,17 @@ def test_request_that_cannot_be_begun_in_time_is_refused_at_once(tmp_path: Path)
 
 
 def test_request_that_would_be_late_whoever_sent_it_is_told_that_the_service_is_busy(tmp_path: Path) -> None:
-    shard = service(places=1, timeouts=wire.Timeouts(queue_s=0.5), max_queued=2000)
+    shard = service(places=1, timeouts=wire.Timeouts(queue_s=1.0), max_queued=2000)
     made = node(tmp_path, shard)
     (worker,) = made.workers
     for tenant in ("flood", "guest", "acme"):
         for _ in range(10):
             worker.ask(request(shard, tenant))
-    made.loop.run(0.55)
+    made.loop.run(1.05)
     heavy = request(shard, "acme", "low")
     heavy.bytes_in = 60_000
     for tenant in ("flood", "guest"):
-        for _ in range(10):
+        for _ in range(6):
             worker.ask(request(shard, tenant))
     refused = worker.ask(heavy)
     assert refused.refusal is not None

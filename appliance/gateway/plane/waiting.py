@@ -215,10 +215,12 @@ class WaitingRoom:
 
 
 def _check_time(queue: ServiceQueue, waiter: Waiter, weight: float, now: float) -> None:
-    """`Refusal` if it could not be begun in time."""
+    """`Refusal` if it could hardly be begun in time."""
     most = queue.wait_s()
-    seconds = queue.seconds(waiter.tenant, waiter.cost, weight, now)
-    if queue.is_waking or seconds is None or seconds <= most - (now - waiter.request.complete_at):
+    ahead = queue.fair.ahead(waiter.tenant, waiter.cost, weight)
+    seconds, least = queue.pace.seconds(ahead, now), queue.pace.at_least(ahead, now)
+    in_time = least is None or least <= most - (now - waiter.request.complete_at)
+    if seconds is None or in_time or queue.is_waking:
         return
     waiting = queue.fair.waiting(waiter.tenant)
     alone = queue.pace.seconds(queue.fair.share(waiter.tenant, waiter.cost, weight), now)
