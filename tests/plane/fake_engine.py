@@ -208,14 +208,12 @@ class FakeEngine:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=2)  # what waits for the gateway to leave ends by itself
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # a connection may just have been accepted
+            for writer in list(self._writers):
+                writer.transport.abort()
+            _, stuck = await asyncio.wait(tasks, timeout=2)  # what waits for the gateway to leave ends by itself
+            for task in stuck:
+                task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
