@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,17 @@ def backends() -> Backends:
         return Backends(StatusWriter(Path(directory) / "status"))
 
 
-def tables(*services: wire.ServiceShard, before: Tables = EMPTY, known: Backends | None = None) -> Tables:
-    keys: list[dict[str, wire.KeyEntry]] = [{} for _ in range(wire.KEY_BUCKETS)]
+def tables(
+    *services: wire.ServiceShard,
+    before: Tables = EMPTY,
+    known: Backends | None = None,
+    keys: Mapping[str, wire.KeyEntry] | None = None,
+) -> Tables:
+    """`keys` by whatever name."""
+    buckets: list[dict[str, wire.KeyEntry]] = [{} for _ in range(wire.KEY_BUCKETS)]
+    buckets[0] |= keys or {}
     version = before.version + 1
-    snapshot = Snapshot(version, wire.ListenersShard([]), {each.id: each for each in services}, keys)
+    snapshot = Snapshot(version, wire.ListenersShard([]), {each.id: each for each in services}, buckets)
     return build(snapshot, before, known or backends())
 
 

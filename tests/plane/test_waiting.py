@@ -237,6 +237,20 @@ def test_service_that_is_closed_to_a_tenant_refuses_its_waiting_requests_alone(t
     assert guest.refusal.code == "service_removed"
 
 
+def test_revoked_key_is_refused_while_its_request_waits(tmp_path: Path) -> None:
+    shard = service(places=1)
+    made = node(tmp_path, shard)
+    (worker,) = made.workers
+    worker.ask(request(shard))
+    made.loop.run(0.01)
+    own, guest = worker.ask(request(shard)), worker.ask(request(shard, "guest"))
+    del worker.keys["guest"]
+    worker.apply(shard)
+    assert own.refusal is None
+    assert guest.refusal is not None
+    assert (guest.refusal.status, guest.refusal.code) == (401, "invalid_api_key")
+
+
 def test_replaced_replicas_are_gone_to_by_what_waited(tmp_path: Path) -> None:
     shard = service(places=1)
     made = node(tmp_path, shard)

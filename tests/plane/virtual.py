@@ -110,10 +110,12 @@ class Worker:
         self._status = home / f"worker-{index}"
         self.backends = Backends(StatusWriter(self._status), self.counters)
         self.tables = EMPTY
+        self.keys = {tenant: parts.principal(tenant).key for tenant in ("acme", "guest", "flood")}
         self.room = WaitingRoom(cast("Context", self), Waker(demand_directory(home), LOG))
 
     def apply(self, *services: wire.ServiceShard) -> None:
-        self.tables = parts.tables(*services, before=self.tables, known=self.backends)
+        """With the keys that `request` makes."""
+        self.tables = parts.tables(*services, before=self.tables, known=self.backends, keys=self.keys)
         self.room.apply(self.tables)
 
     def ask(self, request: Request, seconds: float = 0.1) -> Visit:

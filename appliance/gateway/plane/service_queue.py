@@ -8,7 +8,7 @@ from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.meter import estimate_tokens
 from appliance.gateway.plane.pace import Pace
 from appliance.gateway.plane.queueing import Entry, FairQueue
-from appliance.gateway.plane.schemas import Priority
+from appliance.gateway.plane.schemas import KeyEntry, Priority
 from appliance.gateway.plane.shares import Room, TenantShares
 
 if TYPE_CHECKING:
@@ -93,6 +93,13 @@ class ServiceQueue:
         self.is_waking = table.shard.asleep or (self.is_waking and not self.replicas)
         for waiter in self.fair:
             waiter.request.service = table
+
+    def is_open_to(self, key: KeyEntry) -> bool:
+        """Whether the key may still use the service."""
+        shard = self.table.shard
+        return (key.services is None or shard.id in key.services) and (
+            key.tenant_id == shard.tenant_id or key.tenant_id in shard.shared_with
+        )
 
     def wait_s(self) -> float:
         timeouts = self.table.shard.timeouts

@@ -149,6 +149,10 @@ class Tables:
             self._principals[sha256_hex] = principal
         return principal
 
+    def keys(self) -> dict[str, KeyEntry]:
+        """All of them by their id. Made anew at each call."""
+        return {entry.key_id: entry for bucket in self._keys for entry in bucket.values()}
+
     def service_of(self, listener_id: str) -> ServiceTable | None:
         listener = self.listeners.get(listener_id)
         if listener is None or listener.service_id is None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from appliance.gateway.plane import overload
-from appliance.gateway.plane.errors import Refusal
+from appliance.gateway.plane.errors import Refusal, invalid_key
 from appliance.gateway.plane.pace import Pace
 from appliance.gateway.plane.queueing import Pool
 from appliance.gateway.plane.service_queue import WEIGHTS, ServiceQueue, Waiter, Waits
@@ -98,19 +98,21 @@ class WaitingRoom:
                 del self._paces[service_id]
             if table is None or not table.shard.asleep:
                 self._waker.rests(service_id)
+        keys = tables.keys() if self.queues else {}
         for service_id, queue in list(self.queues.items()):
             table = tables.services.get(service_id)
             if table is None:
                 self._give_up(queue, list(queue.fair), overload.removed())
-            elif table is not queue.table:
+                continue
+            if table is not queue.table:
                 self._replace(queue, table)
+            self._give_up(queue, [each for each in queue.fair if each.key not in keys], invalid_key())
+            strangers = [each for each in queue.fair if not queue.is_open_to(keys[each.key])]
+            self._give_up(queue, strangers, overload.removed())
 
     def _replace(self, queue: ServiceQueue, table: ServiceTable) -> None:
         was_waking = queue.is_waking
         queue.replace(table)
-        shard = table.shard
-        strangers = [each for each in queue.fair if each.tenant not in (shard.tenant_id, *shard.shared_with)]
-        self._give_up(queue, strangers, overload.removed())
         if queue.is_waking and not was_waking:
             for waiter in queue.fair:
                 waiter.exchange.wait_until(waiter.since + queue.wait_s())
@@ -200,6 +202,8 @@ class WaitingRoom:
 
     def _give_up(self, queue: ServiceQueue, waiters: list[Waiter], refusal: Refusal) -> None:
         """All of them leave before the first is told: whose client may ask anew at once."""
+        if not waiters:
+            return
         for waiter in waiters:
             queue.remove(waiter)
         queue.weigh()
