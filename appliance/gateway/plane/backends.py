@@ -31,7 +31,6 @@ class Replica:
     """
 
     __slots__ = (
-        "connecting",
         "deployment_id",
         "down_reason",
         "down_until",
