@@ -126,7 +126,8 @@ class Answering:
         self._client.write(framed)
 
     def _complete(self, last: bytes) -> None:
-        self._pass_on(last, LAST_CHUNK if self._request.chunked_answer else b"")
+        if last or self._request.chunked_answer:
+            self._pass_on(last, LAST_CHUNK if self._request.chunked_answer else b"")
         if self._head is not None:  # an answer without a body
             self._client.write(self._head)
             self._head = None

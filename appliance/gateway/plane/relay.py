@@ -104,8 +104,9 @@ class StreamRelay:
     def feed(self, data: bytes) -> bytes:
         if self._ended:
             return b""
-        if self._splitter.is_event(data):
-            return self._event(data)
+        alone = self._splitter.data_of(data)
+        if alone is not None:
+            return self._take(data, alone)
         pieces = []
         for event in self._splitter.feed(data):
             pieces.append(self._event(event))
@@ -115,8 +116,9 @@ class StreamRelay:
 
     def _event(self, event: bytes) -> bytes:
         data = event_data(event)
-        if data is None:
-            return event  # a comment
+        return event if data is None else self._take(event, data)  # without data it is a comment
+
+    def _take(self, event: bytes, data: bytes) -> bytes:
         if data == DONE:
             self._ended = True
             return event

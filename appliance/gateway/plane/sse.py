@@ -14,6 +14,7 @@ MAX_EVENT: Final = 1024 * 1024
 _BOUNDARY = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _PLAIN_END: Final = b"\n\n"
+_DATA: Final = b"data: "
 
 
 class EventTooLarge(ValueError):
@@ -33,9 +34,13 @@ class EventSplitter:
         """The beginning of an event whose end has not come."""
         return self._held
 
-    def is_event(self, data: bytes) -> bool:
-        """Whether this piece is exactly one event in lines that end with LF: `feed` would yield it as it is."""
-        return data.find(_PLAIN_END) == len(data) - 2 >= 0 and not self._held and b"\r" not in data
+    def data_of(self, piece: bytes) -> bytes | None:
+        """The data of a piece that is exactly one event of one line, as engines write them: `feed` would yield it as
+        it is. None if it is anything else.
+        """
+        if self._held or not piece.startswith(_DATA) or not piece.endswith(_PLAIN_END):
+            return None
+        return piece[6:-2] if piece.find(b"\n") == len(piece) - 2 and b"\r" not in piece else None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._held:
@@ -68,7 +73,7 @@ class EventSplitter:
 
 def event_data(event: bytes) -> bytes | None:
     """The event's data, lines joined by LF; None if it has none (a comment)."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+    if event.startswith(_DATA) and event.find(b"\n") == len(event) - 2:
         return event[6:-2]
     lines = [line[5:].removeprefix(b" ") for line in _LINE_END.split(event) if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None

@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from typing import Final, Protocol
 
 from appliance.gateway.plane.backends import Replica
@@ -191,7 +192,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.resume()
         replica = self.replica
         if self._reusable and self.usable and not replica.retired and len(replica.idle) < MAX_IDLE:
-            self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = time.monotonic()
             replica.idle.append(self)
         else:
             self.close()

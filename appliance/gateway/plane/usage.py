@@ -17,6 +17,8 @@ _AT_END = re.compile(
 )
 _IN_TAIL = re.compile(rb'"usage"\s*:\s*(\{[^{}]*+(?:\{[^{}]*+\}[^{}]*+)*+\})')
 _NO_CHOICES: Final = b'"choices":[]'
+_DATA_AT: Final = len(b"data: ")
+"""Where an event's data stands as engines write it."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
 
@@ -147,7 +149,7 @@ class StreamMeter:
             return event if self._final else b""
         if self._continuous or start == end:
             return event
-        at = event.find(data)
+        at = _DATA_AT if event.startswith(data, _DATA_AT) else event.find(data)
         if at < 0:
             return event  # JSON over several data lines: no engine sends it, and taking it apart could harm it
         return event[: at + start] + event[at + end :]
