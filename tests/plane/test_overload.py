@@ -35,7 +35,10 @@ def queued(gateway: Gateway, replica: str = "rpl_1") -> int:
 
 
 def await_queued(gateway: Gateway, count: int) -> None:
+    """And a moment longer: the worker's clock counts milliseconds."""
     eventually(lambda: queued(gateway) == count, message=f"{count} requests wait")
+    seen = time.monotonic()
+    eventually(lambda: time.monotonic() > seen + 0.005, message="time passes")
 
 
 def test_request_waits_for_a_place_and_tells_how_long(gateway: Gateway, engine: FakeEngine) -> None:
