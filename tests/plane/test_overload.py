@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import os
+import signal
 import statistics
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,57 @@ def test_places_hold_over_all_workers(own_gateway: Gateway, own_engine: FakeEngi
             assert {client.answer().status for client in clients} == {200}
     assert len(own_engine.requests) == 180
     assert 3 <= most <= 4
+
+
+def start(gateway: Gateway, engine: FakeEngine) -> None:
+    gateway.services = {SERVICE: service(engine.path, deployments=[deployment(engine.path)])}
+    gateway.publish()
+    gateway.start()
+    gateway.await_serving()
+
+
+def test_worker_that_ends_serves_what_waits_there(own_gateway: Gateway, own_engine: FakeEngine) -> None:
+    start(own_gateway, own_engine)
+    gate = own_engine.script = Gate()
+    with own_gateway.connect() as first, own_gateway.connect() as second:
+        first.send(request(chat(stream=True)))
+        first.read_until(b"first")
+        own_engine.script = answer_chat
+        second.send(request(chat()))
+        await_queued(own_gateway, 1)
+        os.kill(own_gateway.worker_pid(), signal.SIGTERM)
+        eventually(lambda: [status.draining for status in own_gateway.statuses()] == [True], message="it drains")
+        gate.open()
+        answer = second.answer()
+        assert (answer.status, answer.fields.get("connection")) == (200, "close")
+
+
+def test_places_of_a_killed_worker_are_free_again(own_gateway: Gateway, own_engine: FakeEngine) -> None:
+    own_gateway.workers = 2
+    start(own_gateway, own_engine)
+    own_engine.script = Gate()
+    with ExitStack() as stack:
+        first = stack.enter_context(own_gateway.connect())
+        first.send(request(chat(stream=True)))
+        first.read_until(b"first")
+        own_engine.script = answer_chat
+
+        def holders() -> list[int]:
+            return [index for index, each in enumerate(own_gateway.statuses()) if each.replicas["rpl_1"][0]]
+
+        (holder,) = eventually(holders, message="one worker has the place")
+        clients = [stack.enter_context(own_gateway.connect()) for _ in range(16)]  # of them some at either worker
+        for client in clients:
+            client.send(request(chat()))
+        await_queued(own_gateway, 16)
+        other = own_gateway.statuses()[1 - holder].replicas["rpl_1"][1]
+        assert 0 < other < 16
+        os.kill(own_gateway.worker_pid(holder), signal.SIGKILL)
+        answered = 0
+        for client in clients:
+            with suppress(EOFError):
+                answered += client.answer().status == 200
+        assert answered == other
 
 
 @pytest.fixture
