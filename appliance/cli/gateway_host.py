@@ -93,7 +93,8 @@ def top(*, once: bool, as_json: bool, every: float) -> None:
 
 @click.command("roll")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="seconds to wait")
-def roll(timeout: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="print how many workers were replaced as a JSON object")
+def roll(*, timeout: float, as_json: bool) -> None:
     """Replace the gateway's processes by ones of the code that is installed now, without losing a request."""
     supervisor = processes.supervisor(home())
     if supervisor is None:
@@ -107,7 +108,10 @@ def roll(timeout: float) -> None:
             left = ", ".join(map(str, sorted(old & set(_worker_pids()))))
             raise CommandFailed(f"after {timeout:g} s these workers still finish their requests: {left}")
         time.sleep(_POLL_S)
-    click.echo(f"gateway: {len(old)} workers replaced")
+    if as_json:
+        show_json({"replaced": len(old)})
+    else:
+        click.echo(f"gateway: {len(old)} workers replaced")
 
 
 def _worker_pids() -> Iterator[int]:
