@@ -195,3 +195,18 @@ def test_usage_of_answers() -> None:
     assert responses is not None
     assert (responses.prompt, responses.completion) == (3, 4)
     assert usage_in_tail(b"no usage") is None
+
+
+@pytest.mark.parametrize(("told", "counted"), [(-1_000_000, 0), (1 << 40, 999_999_999), (7, 7)])
+def test_counts_of_an_engine_neither_give_back_nor_overflow(told: int, counted: int) -> None:
+    member = b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (told, told)
+    answer = usage_of_answer(b"{" + member + b"}")
+    assert answer is not None
+    assert (answer.prompt, answer.completion) == (counted, counted)
+    for choices in (1, 2):
+        streamed = meter(choices=choices)
+        for index in range(choices):
+            data = b'{"choices":[{"index":%d}],%b}' % (index, member)
+            streamed.take(b"data: " + data + b"\n\n", data)
+        assert streamed.counter.prompt == counted
+        assert streamed.counter.completion == min(choices * counted, 999_999_999)

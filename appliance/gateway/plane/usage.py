@@ -21,6 +21,9 @@ _DATA_AT: Final = len(b"data: ")
 """Where an event's data stands as engines write it."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
+_MOST: Final = 999_999_999
+"""Tokens of one request, whatever an engine says: its word must neither give a budget back nor overflow a count."""
+
 
 class Usage(msgspec.Struct):
     prompt_tokens: int = 0
@@ -31,11 +34,11 @@ class Usage(msgspec.Struct):
 
     @property
     def prompt(self) -> int:
-        return self.prompt_tokens or self.input_tokens
+        return min(max(self.prompt_tokens or self.input_tokens, 0), _MOST)
 
     @property
     def completion(self) -> int:
-        return self.completion_tokens or self.output_tokens
+        return min(max(self.completion_tokens or self.output_tokens, 0), _MOST)
 
 
 class _Choice(msgspec.Struct):
@@ -88,7 +91,7 @@ class Counter:
     def of_choice(self, index: int, prompt: int, completion: int) -> None:
         """Cumulative counts of one choice."""
         self._by_choice[index] = completion
-        self.total(prompt, sum(self._by_choice.values()))
+        self.total(prompt, min(sum(self._by_choice.values()), _MOST))
 
     def chunk(self) -> None:
         """A chunk without counts: at least one token."""
