@@ -3,7 +3,8 @@
 import json
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -14,11 +15,18 @@ from appliance.gateway.plane import capture as capturing
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.capture import Captured, CaptureStore, capture_record, is_sampled
 from appliance.gateway.plane.frames import read_captures
+from appliance.gateway.plane.identifiers import RequestIds
+from appliance.gateway.plane.ledger import Ledger
+from appliance.gateway.plane.prepared import Prepared
 from appliance.gateway.plane.reassembly import reassembled
+from tests.plane import parts
 from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, chunk_event, event, final_event
 from tests.plane.harness import SERVICE, Gateway, chat, request, running, service, sha256
 from tests.plane.test_files import LOG, record
 from tests.support.waiting import eventually
+
+if TYPE_CHECKING:
+    from appliance.gateway.plane.context import Context
 
 ALL = wire.Capture(share=1.0)
 
@@ -155,6 +163,35 @@ def test_memory_is_bounded_and_given_back(store: CaptureStore) -> None:
     assert any(capture.is_short for capture in running_)
 
 
+def test_capture_that_is_switched_off_meanwhile_gives_its_memory_back(store: CaptureStore) -> None:
+    context = SimpleNamespace(captures=store, ids=RequestIds(), now=lambda: 1.0, record=lambda *_: None)
+    asked = parts.request(parts.shard(capture=ALL))
+    asked.prepared = Prepared()
+    asked.prepared.body = b'{"model":"m"}'
+    ledger = Ledger(cast("Context", context), asked)
+    assert store.held > 0
+    asked.service = parts.request(parts.shard()).service  # as a later snapshot has it
+    ledger.settle(499, "client_cut")
+    store.flush()
+    assert store.held == 0
+
+
+def test_engine_that_answers_nonsense_costs_no_other_capture(
+    store: CaptureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(stream: bytes) -> None:
+        raise TypeError(stream)
+
+    monkeypatch.setattr(capturing, "reassembled", fail)
+    for number in (1, 2):
+        capture = Captured(ALL, b"")
+        store.add(capture, b"data: {}")
+        store.end(capture, msgspec.structs.replace(record(number), stream=number == 1), ALL)
+    store.flush()
+    assert store.held == 0
+    assert store.results() == {"failed": 1, "kept": 1, "no_memory": 0}
+
+
 def test_long_answer_is_kept_to_its_bound_and_marked() -> None:
     policy = wire.Capture(share=1.0, max_bytes=10)
     capture = Captured(policy, b'{"prompt":"0123456789"}')
@@ -196,6 +233,13 @@ def test_choices_and_tool_calls_are_put_together() -> None:
         {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
     ]
     assert second["message"] == {"role": "assistant", "content": "bc"}
+
+
+@pytest.mark.parametrize("choices", [5, {"a": 1}, "text", [{"delta": {"tool_calls": 7}}], [{"delta": 3}]])
+def test_choices_in_another_shape_are_left_out(choices: Any) -> None:
+    whole = reassembled(event({"model": "m", "choices": choices}))
+    assert whole is not None
+    assert whole["model"] == "m"
 
 
 @pytest.mark.parametrize("stream", [b"", b"data: nonsense\n\n", b"data: []\n\n", b"data: 1\n\n", b"\x00\xff"])

@@ -94,7 +94,7 @@ class CaptureStore:
         seal_left_overs(directory)
 
     def results(self) -> dict[str, int]:
-        """How many captures became what: `kept`, `no_memory`, `no_disk`."""
+        """How many captures became what: `kept`, `no_memory`, `no_disk`, `failed`."""
         return {**self._kept, "no_memory": self._no_memory} if self._kept or self._no_memory else {}
 
     @property
@@ -150,8 +150,11 @@ class CaptureStore:
                     self._log.error("capture.not_written", reason=str(error))
                 self._failing = True
                 result = "no_disk"
-            self._kept[result] = self._kept.get(result, 0) + 1
+            except Exception as error:  # noqa: BLE001 - what one engine answered must not cost others their captures
+                self._log.error("capture.failed", record=record.record_id, reason=repr(type(error)))
+                result = "failed"
             self._given_back += captured.held
+            self._kept[result] = self._kept.get(result, 0) + 1
         try:
             self._keep_sealed()
         except OSError as error:

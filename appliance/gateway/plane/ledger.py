@@ -31,6 +31,7 @@ class Ledger:
         "_first_tokens_at",
         "_identity",
         "_last",
+        "_policy",
         "_request",
         "_sent_at",
         "_settled",
@@ -63,7 +64,7 @@ class Ledger:
         self.counter = Counter()
         self.bytes_out = 0
         """Of the answer's body, without framing."""
-        policy = request.service.shard.capture
+        policy = self._policy = request.service.shard.capture
         self._captured = None if policy is None else context.captures.begin(policy, request)
         self.sink = None if self._captured is None else partial(context.captures.add, self._captured)
         """Where what the client gets is kept, too."""
@@ -150,9 +151,8 @@ class Ledger:
         if self._request.grant is not None:
             self._request.grant.settle(record.prompt_tokens, record.completion_tokens)
         self._context.record(record, self._slot, self._request)
-        policy = self._request.service.shard.capture
-        if self._captured is not None and policy is not None:
-            self._context.captures.end(self._captured, record, policy)
+        if self._captured is not None and self._policy is not None:
+            self._context.captures.end(self._captured, record, self._policy)
 
     def _progress(self) -> Progress:
         counter = self.counter

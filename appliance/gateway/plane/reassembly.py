@@ -27,7 +27,7 @@ def reassembled(stream: bytes) -> dict[str, Any] | None:
                 answer[name] = chunk[name]
         if isinstance(kind := chunk.get("object"), str):
             answer["object"] = kind.removesuffix(".chunk")
-        for part in chunk.get("choices") or ():
+        for part in _list(chunk.get("choices")):
             if isinstance(part, dict) and isinstance(index := part.get("index", 0), int):
                 _add(choices.setdefault(index, {"index": index}), part)
     if not answer and not choices:
@@ -56,6 +56,10 @@ def _chunks(stream: bytes) -> list[dict[str, Any]]:
     return found
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
     if part.get("finish_reason") is not None:
         choice["finish_reason"] = part["finish_reason"]
@@ -69,7 +73,7 @@ def _add(choice: dict[str, Any], part: dict[str, Any]) -> None:
     for name in _JOINED:
         if isinstance(text := delta.get(name), str):
             message.setdefault(name, []).append(text)
-    for call in delta.get("tool_calls") or ():
+    for call in _list(delta.get("tool_calls")):
         if isinstance(call, dict) and isinstance(index := call.get("index", 0), int):
             _add_call(message.setdefault("tool_calls", {}).setdefault(index, {}), call)
 
