@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace, home: Path) -> int:
     cores = two_cores()
     os.sched_setaffinity(0, {cores.load})
     result: dict[str, Any] = {"cpus": os.cpu_count(), "load_before": os.getloadavg()[0], "seconds": options.seconds}
+    result["python"] = f"{platform.python_version()} of {sys.base_prefix}"
     with ExitStack() as stack:
         engine = stack.enter_context(upstream.running(home, cores.load))
         shared = Bench(engine, cores, home, options.seconds)
@@ -120,12 +122,15 @@ def _round(shared: Bench, targets: Sequence[Target], number: int, skip: Sequence
 
 def _tell(result: Mapping[str, Any], options: argparse.Namespace) -> None:
     if options.json:
-        told = [{"name": g.name, "value": g.value, "bound": g.bound, "met": g.met} for g in _goals(result)]
+        told = [
+            {"name": g.name, "value": g.value, "bound": g.bound, "met": g.met, "by_cpu": g.by_cpu}
+            for g in _goals(result)
+        ]
         print(json.dumps({**result, "goals": told}, indent=2))
         return
     head = (
         f"{result['cpus']} CPUs, load {result['load_before']:.1f} before and {result['load_after']:.1f} after; "
-        f"gateway on one core, upstream and load on another; {options.seconds:g} s each"
+        f"gateway on one core, upstream and load on another; {options.seconds:g} s each; Python {result['python']}"
     )
     print(render(result["rounds"], result["memory"], options.only, head))
     for peer, seen in result["seen"].items():

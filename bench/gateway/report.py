@@ -57,4 +57,5 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def _told(goal: Goal) -> str:
     value = "not measured" if goal.value is None else f"{goal.value:.2f} {goal.unit}"
     bound = f"{'at least' if goal.at_least else 'at most'} {goal.bound:g}"
-    return f"  {goal.name:<44}{value:>14}   {bound}{'   MISSED' if goal.met is False else ''}"
+    by_cpu = "" if goal.by_cpu is None else f"   ({goal.by_cpu:.2f} by CPU time)"
+    return f"  {goal.name:<44}{value:>14}   {bound}{'   MISSED' if goal.met is False else ''}{by_cpu}"

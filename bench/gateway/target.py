@@ -29,6 +29,7 @@ class Features:
     key: bool = False
     limits: bool = False
     usage: bool = False
+    log: bool = False
 
 
 @dataclass(frozen=True)

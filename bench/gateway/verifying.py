@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from appliance.gateway.plane.paths import access_log_path
 from bench.gateway.peers import ours
 from bench.gateway.peers.configured import ENVOY_LOG
 from bench.gateway.target import Target, chat_body
@@ -42,6 +43,8 @@ def verify(target: Target, upstream: Upstream, home: Path) -> dict[str, bool]:
         seen["limits"] = _refuses_beyond_the_limit(target)
     if target.features.usage:
         seen["usage"] = _tells_usage(target, home)
+    if target.features.log:
+        seen["log"] = _logs_requests(target, home)
     return seen
 
 
@@ -92,12 +95,28 @@ def _tells_usage(target: Target, home: Path) -> bool:
     return eventually(has_both, 30.0, message=f"{target.name} tells its usage")
 
 
+def _logs_requests(target: Target, home: Path) -> bool:
+    """One line of JSON for each request, with its usage."""
+
+    def has_both() -> bool:
+        lines = _lines(access_log_path(home) if target.name.startswith(ours.NAME) else home / ENVOY_LOG)
+        return {(line.get("prompt_tokens"), line.get("completion_tokens")) for line in lines} >= _ANSWERED
+
+    return eventually(has_both, 30.0, message=f"{target.name} logs its requests")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines so far."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
 def _usage_of_ours(home: Path) -> Iterable[tuple[int, int]]:
     return [(record.prompt_tokens, record.completion_tokens) for record in ours.records(home)]
 
 
 def _usage_of_envoy(home: Path) -> Iterable[tuple[int, int]]:
-    lines = [json.loads(line) for line in (home / ENVOY_LOG).read_text().splitlines(keepends=True) if line[-1:] == "\n"]
+    lines = _lines(home / ENVOY_LOG)
     return [(line["prompt_tokens"], line["completion_tokens"]) for line in lines if line["completion_tokens"]]
 
 

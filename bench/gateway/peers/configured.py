@@ -40,7 +40,7 @@ def envoy(home: Path, upstream: Upstream, tls: TlsPair, core: int) -> Iterator[T
     command = [executable("envoy", "envoy"), "--config-path", str(configuration), "--concurrency", "1"]
     command += ["--disable-hot-restart", "--log-level", "warning"]
     with _running("envoy", command, core=core, home=home, port=ports[0], alive="/") as root:
-        features = Features(key=True, limits=True, usage=True)
+        features = Features(key=True, limits=True, usage=True, log=True)
         yield Target("envoy", ports[0], root, features, KEY, LIMITED_KEY, tls_port=ports[1])
 
 

@@ -47,7 +47,7 @@ def appliance(home: Path, upstream: Upstream, tls: TlsPair, core: int, *, worker
             return _is_applied(home, version, workers) and get(ports[0], "/healthz")[0] == 200
 
         eventually(serves, 30.0, message="the gateway serves", ignoring=(OSError,))
-        features = Features(key=True, limits=True, usage=True)
+        features = Features(key=True, limits=True, usage=True, log=True)
         name = NAME if workers == 1 else f"{NAME}-{workers}"
         yield Target(name, ports[0], process.pid, features, KEY, LIMITED_KEY, tls_port=ports[1])
 
