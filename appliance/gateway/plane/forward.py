@@ -178,6 +178,8 @@ class Exchange(Answering):
 
     def _send(self, connection: upstream.UpstreamConnection) -> None:
         self._connection = connection
+        if self._paused:  # by what was written while it waited
+            connection.pause()
         self._ledger.sent()
         self._extend(self._timeouts.first_byte_s)
         connection.send(self, self._request.for_engine(self._ledger.unique))
@@ -235,8 +237,7 @@ class Exchange(Answering):
         if isinstance(relay, StreamRelay) and relay.failure is not None:
             self._break_off("upstream_error", relay.failure)
             return
-        deadline = now + self._timeouts.idle_s
-        self._client.deadline = min(deadline, self._total_deadline)
+        self._client.deadline = min(now + self._timeouts.idle_s, self._total_deadline)
 
     def on_end(self) -> None:
         """The answer's framing is complete; the connection may already serve another request."""
