@@ -56,7 +56,9 @@ def test_access_log_tells_of_every_request_and_of_no_secret(own_gateway: Gateway
         gateway.ask(request(prompt, fields={"X-Request-Id": "whole", "traceparent": TRACE}))
         gateway.ask(request(chat(), key="sk-unknown", fields={"X-Request-Id": "refused"}))
         gateway.ask(request(method="GET", path="/v1/models?secret=1", fields={"X-Request-Id": "own"}))
-        eventually(lambda: {"whole", "refused", "own"} <= logged(gateway).keys(), ignoring=(OSError,))
+        gateway.ask(request({"n": "a private prompt"}, fields={"X-Request-Id": "body"}))
+        names = {"whole", "refused", "own", "body"}
+        eventually(lambda: names <= logged(gateway).keys(), ignoring=(OSError,))
         lines = logged(gateway)
         text = (gateway.home / "logs" / "gateway" / "access.log").read_text()
     whole = lines["whole"]
@@ -68,6 +70,7 @@ def test_access_log_tells_of_every_request_and_of_no_secret(own_gateway: Gateway
     )
     assert whole["trace_id"] == TRACE.split("-")[1]
     assert (lines["refused"]["status"], lines["refused"]["code"]) == (401, "invalid_api_key")
+    assert (lines["body"]["status"], lines["body"]["code"]) == (400, "invalid_value")
     assert (lines["own"]["path"], lines["own"]["status"]) == ("/v1/models", 200)
     assert own_engine.requests[0].field("traceparent") == TRACE
     for secret in ("private prompt", KEY, "sk-unknown", "secret=1"):

@@ -260,6 +260,7 @@ class ClientConnection(Connection):
             request.prepared = prepare(request, body, self._context.limiter)
             request.grant = self._context.limiter.acquire(request)
         except Refusal as refusal:
+            tell(self._context, request.head, request.request_id, self.peer, refusal.status, refusal.code)
             self._state = State.HEAD
             self._let_go()
             self._answer(request.head, request.request_id, refused(self._context, refusal, request.head.path))
@@ -314,8 +315,11 @@ class ClientConnection(Connection):
 
     def _refuse_framing(self, refusal: Refusal) -> None:
         """A request whose extent is in doubt: answer if an answer is possible, then end the connection."""
-        request_id = self._request.request_id if self._request is not None else self._context.ids.next().encode()
-        own = refused(self._context, refusal)
+        context, request = self._context, self._request
+        request_id = request.request_id if request is not None else context.ids.next().encode()
+        if request is not None:
+            tell(context, request.head, request_id, self.peer, refusal.status, refusal.code)
+        own = refused(context, refusal)
         self.write(encode(self._context, own, request_id, head_only=False, keep_alive=False))
         self._end()
 
