@@ -1,5 +1,7 @@
 """The parsers of heads and bodies against whatever bytes there are, and against llhttp."""
 
+import tracemalloc
+
 import httptools
 import pytest
 from hypothesis import example, given
@@ -208,6 +210,21 @@ def test_chunked_body_is_refused_when_it_passes_its_limit() -> None:
         body.feed(encode_chunk(b"x"))
     assert (refused.value.status, memory.held) == (413, 100)
     body.drop()
+
+
+def test_body_in_tiny_pieces_takes_no_more_than_is_counted() -> None:
+    size = 200_000
+    body = reader(BodyMemory(), limit=size, chunked=False, length=size)
+    tracemalloc.start()
+    try:
+        for at in range(0, size, 2):
+            body.feed(b"%02d" % (at // 2 % 100))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * size
+    assert body.complete
+    assert body.content() == b"".join(b"%02d" % number for number in range(100)) * (size // 200)
 
 
 def test_deadline_of_a_body_moves_with_what_has_arrived() -> None:

@@ -17,6 +17,7 @@ MAX_CHUNKS: Final = 16_384
 """Of a chunked body, above one for each KiB: more are an attack on the decoder."""
 MAX_HELD: Final = 256 * 1024 * 1024
 """Bytes of all bodies that one worker holds, from their first byte until their answers begin."""
+_SMALL_PIECE: Final = 1024
 SMALL: Final = 256 * 1024
 """The largest body (bytes) that counts as a small one."""
 
@@ -97,11 +98,19 @@ class BodyReader:
             self.complete = self._remaining == 0
         if payload:
             self._memory.take(len(payload), self.received + len(payload))
-            self._pieces.append(payload)
+            self._keep(payload)
             self.received += len(payload)
             listener = self._listener
             self.deadline = self._started + listener.body_grace_s + self.received / listener.body_min_rate
         return rest
+
+    def _keep(self, payload: bytes) -> None:
+        """Small pieces are joined: whoever sends byte by byte takes no more memory than is counted."""
+        pieces = self._pieces
+        if pieces and len(payload) < _SMALL_PIECE and len(pieces[-1]) < _SMALL_PIECE:
+            pieces[-1] += payload
+        else:
+            pieces.append(payload)
 
     def _decode(self, decoder: ChunkDecoder, data: bytes) -> tuple[bytes, bytes]:
         try:
