@@ -1,11 +1,16 @@
 """One exchange without sockets: what it does with the connections that it is given."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from appliance.gateway.plane import wire
+from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.identifiers import RequestIds
+from appliance.gateway.plane.ledger import Ledger
+from appliance.gateway.plane.prepared import Prepared
+from appliance.gateway.plane.slots import SLOTS, SlotTable
 from appliance.gateway.plane.upstream import UpstreamConnection
 from tests.plane import parts
 
@@ -33,6 +38,20 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         assert data.startswith(b"POST ")
+
+
+def test_long_route_does_not_keep_a_request_from_its_slot(tmp_path: Path) -> None:
+    path = f"/{'x' * 500}"
+    asked = parts.request(parts.shard(routes=[f"POST {path}"]), path=path)
+    asked.prepared = Prepared()
+    asked.prepared.model = "m" * 128
+    asked.request_id = b"r" * 128
+    asked.key = wire.KeyEntry("k" * 36, "t" * 36, "test")
+    replica = Replica(wire.Replica("r" * 36, "/nowhere"), "d" * 36, 0)
+    context = SimpleNamespace(
+        ids=RequestIds(), slots=SlotTable(tmp_path / SLOTS), backends=SimpleNamespace(begin=lambda _: None)
+    )
+    assert Ledger(cast("Context", context), asked).begin(replica)
 
 
 def test_client_that_read_nothing_while_it_waited_holds_the_engine_back() -> None:

@@ -18,6 +18,8 @@ from appliance.gateway.plane.slots import Progress, RequestIdentity
 from appliance.gateway.plane.usage import Counter
 
 _MODEL_IN_RECORD: Final = 120
+_ROUTE_IN_RECORD: Final = 80
+"""Characters, so that an identity fits its slot."""
 
 
 class Ledger:
@@ -177,7 +179,7 @@ class Ledger:
             service_id=request.service.shard.id,
             deployment_id=replica.deployment_id if replica is not None else "",
             replica_id=replica.id if replica is not None else "",
-            route=request.route,
+            route=request.route[:_ROUTE_IN_RECORD],
             model=prepared.model[:_MODEL_IN_RECORD] if prepared is not None else "",
             stream=prepared.stream if prepared is not None else False,
             bytes_in=request.bytes_in,
