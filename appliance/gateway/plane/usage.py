@@ -70,7 +70,7 @@ _decode_usage = msgspec.json.Decoder(Usage).decode
 class Counter:
     """The tokens of one request so far. `told`: by the engine, else counted from the chunks."""
 
-    __slots__ = ("_by_choice", "completion", "largest_chunk", "prompt", "told")
+    __slots__ = ("_by_choice", "_of_choices", "completion", "largest_chunk", "prompt", "told")
 
     def __init__(self) -> None:
         self.prompt = 0
@@ -78,6 +78,8 @@ class Counter:
         self.largest_chunk = 0
         self.told = False
         self._by_choice: dict[int, int] = {}
+        self._of_choices = 0
+        """The sum of them: an engine may tell of any number of choices."""
 
     def total(self, prompt: int, completion: int) -> None:
         """Cumulative counts over all choices."""
@@ -90,8 +92,9 @@ class Counter:
 
     def of_choice(self, index: int, prompt: int, completion: int) -> None:
         """Cumulative counts of one choice."""
+        self._of_choices += completion - self._by_choice.get(index, 0)
         self._by_choice[index] = completion
-        self.total(prompt, min(sum(self._by_choice.values()), _MOST))
+        self.total(prompt, min(self._of_choices, _MOST))
 
     def chunk(self) -> None:
         """A chunk without counts: at least one token."""
