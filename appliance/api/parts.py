@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from appliance.models.repository import ModelRepository
     from appliance.runtimes.catalog import Catalog
     from appliance.services.creation import Publishing
+    from appliance.services.views import Origin
     from gpu.operations import Blockers
-    from tenants.provisions import Provisions
+from tenants.provisions import Provisions
 
 ReadLog = Callable[[str, int], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`public_host` is the name that URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log."""
+    """`origin` is what URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log."""
 
     activations: Activations
     catalog: Catalog
@@ -29,6 +30,6 @@ class Parts:
     port_rules: PortRules
     flavor_blockers: Blockers
     pool_blockers: Blockers
-    public_host: str
+    origin: Origin
     read_log: ReadLog
     tenancy: Provisions

@@ -45,7 +45,7 @@ async def list_services(
 ) -> Page[ServiceView]:
     """List services, newest first."""
     rows = await queries.page(work.scope, work.session, page, state=in_state, name=name, model=model)
-    items = await views.services(work.session, rows.items, context_of(request).parts.public_host)
+    items = await views.services(work.session, rows.items, context_of(request).parts.origin)
     return Page(items=items, next_cursor=rows.next_cursor)
 
 
@@ -88,7 +88,7 @@ async def show_service(
 ) -> Response[ServiceView]:
     """Show a service by its name or id, with its deployments and replicas."""
     row = await queries.find(work.scope, work.session, service)
-    view = await views.service(work.session, row, context_of(request).parts.public_host)
+    view = await views.service(work.session, row, context_of(request).parts.origin)
     return Response(view, headers=etag(row.version))
 
 
@@ -227,7 +227,7 @@ async def _answer(request: AnyRequest, work: Work, row: ServiceRow, *, status: i
 
 async def _view(request: AnyRequest, work: Work, row: ServiceRow) -> ServiceView:
     await work.session.flush()
-    return await views.service(work.session, row, context_of(request).parts.public_host)
+    return await views.service(work.session, row, context_of(request).parts.origin)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

@@ -19,7 +19,7 @@ from appliance.gateway.acknowledgements import Acknowledgements
 from appliance.gateway.captures import CaptureIngest
 from appliance.gateway.ingest import Insert, Kind, UsageIngest
 from appliance.gateway.keeper import GatewayKeeper
-from appliance.gateway.plane.wire import LatencyRecord, NodeSettings, SnapshotWriter, UsageRollup
+from appliance.gateway.plane.wire import LatencyRecord, NodeSettings, SnapshotWriter, TlsFiles, UsageRollup
 from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
 from appliance.gateway.tenancy import CacheSalt
 from appliance.kernel.activation import Activations, Reconciler
@@ -28,6 +28,7 @@ from appliance.kernel.crypto import Passwords, hmac_hex
 from appliance.kernel.db import Database
 from appliance.kernel.leases import Guarded, Lease, LeaseWatch
 from appliance.kernel.settings import Settings
+from appliance.kernel.tls import server_files
 from appliance.launchers.contract import Launcher
 from appliance.launchers.process.launcher import ProcessLauncher
 from appliance.models.maintenance import ModelStoreKeeper
@@ -45,6 +46,7 @@ from appliance.services.machinery import Machinery, Timing
 from appliance.services.published import Routes
 from appliance.services.reconciler import ServiceReconciler
 from appliance.services.transitions import SERVICES
+from appliance.services.views import Origin
 from gpu.inventory import Inventory
 from gpu.probe import NvmlProbe
 from tenants.activity import ActivityReconciler, Sightings
@@ -123,7 +125,9 @@ def build(
         port_rules=ports.rules(settings, node),
         flavor_blockers=users.services_with_flavor,
         pool_blockers=users.services_in_pool,
-        public_host=settings.hostnames[0] if settings.hostnames else _LOOPBACK,
+        origin=Origin(
+            "https" if settings.gateway.tls else "http", settings.hostnames[0] if settings.hostnames else _LOOPBACK
+        ),
         read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
         tenancy=_provisions(settings, database, passwords, clock, sightings),
     )
@@ -154,7 +158,7 @@ def _publisher(
         owner_uid=settings.docker.user if settings.launcher == "docker" else os.getuid(),
     )
     writer = SnapshotWriter(home.path / "gateway" / "snapshot")
-    return SnapshotPublisher(guarded, writer, routes, clock, node=_gateway_node(settings, node), salt=salt)
+    return SnapshotPublisher(guarded, writer, routes, clock, node=_gateway_node(settings, home, node), salt=salt)
 
 
 def _cache_salt(master_key: bytes) -> CacheSalt:
@@ -163,7 +167,7 @@ def _cache_salt(master_key: bytes) -> CacheSalt:
     return lambda tenant_id: hmac_hex(key, f"cache-salt:{tenant_id}")[:32]
 
 
-def _gateway_node(settings: Settings, name: str) -> GatewayNode:
+def _gateway_node(settings: Settings, home: Home, name: str) -> GatewayNode:
     gateway = settings.gateway
     return GatewayNode(
         name=name,
@@ -173,6 +177,7 @@ def _gateway_node(settings: Settings, name: str) -> GatewayNode:
         idle_s=gateway.idle_s,
         body_grace_s=gateway.body_grace_s,
         body_min_rate=gateway.body_min_rate,
+        tls=TlsFiles(*map(str, server_files(home.path))) if gateway.tls else None,
         settings=NodeSettings(
             access_log=gateway.access_log,
             spool_bytes=gateway.spool_bytes,

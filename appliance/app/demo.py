@@ -102,11 +102,13 @@ class Demo:
             say(f"the demo service {SERVICE!r} is not running, as it was left")
             return
         body = json.dumps({"model": SERVICE, "messages": [{"role": "user", "content": QUESTION}]})
-        host = self._settings.hostnames[0] if self._settings.hostnames else "127.0.0.1"
+        tls, names = self._settings.gateway.tls, self._settings.hostnames
+        base = f"{'https' if tls else 'http'}://{names[0] if names else '127.0.0.1'}:{found[1]}/v1"
+        trust = f" --cacert {self._home.path / 'ca.pem'}" if tls else ""
         say(
-            f"the demo model answers at http://{host}:{found[1]}/v1; try it:",
+            f"the demo model answers at {base}; try it:",
             "",
-            f"curl -s http://{host}:{found[1]}/v1/chat/completions -H 'Content-Type: application/json' \\",
+            f"curl -s{trust} {base}/chat/completions -H 'Content-Type: application/json' \\",
             f'  -H "Authorization: Bearer $(cat {self._key_file})" \\',
             f"  -d '{body}'",
             "",

@@ -41,6 +41,7 @@ class GatewaySettings(_Section, frozen=True):
     workers: Count
     first_port: Annotated[int, Meta(ge=1, le=65520)]
     drain_s: Seconds
+    tls: bool
     head_s: Seconds
     idle_s: Seconds
     body_grace_s: Seconds

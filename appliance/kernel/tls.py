@@ -37,12 +37,17 @@ class ServerTls(NamedTuple):
     """SHA-256 of the CA's certificate, as `openssl x509 -fingerprint -sha256` prints it."""
 
 
+def server_files(home: Path) -> tuple[Path, Path]:
+    """The server certificate and its key below `home`."""
+    return home / "secrets" / "server.pem", home / "secrets" / "server.key"
+
+
 def ensure(home: Path, hostnames: Sequence[str], clock: Clock) -> ServerTls:
     """Make what is missing or about to expire below `home`; idempotent."""
     secrets = home / "secrets"
     secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca_path, ca_key_path = home / "ca.pem", secrets / "ca.key"
-    certificate_path, key_path = secrets / "server.pem", secrets / "server.key"
+    certificate_path, key_path = server_files(home)
     now, names = clock.now(), _names(hostnames)
     if not (ca_path.exists() and ca_key_path.exists()):
         _make_ca(ca_path, ca_key_path, now)

@@ -33,7 +33,14 @@ _NO_SERVICES = {"v1", "v2", "healthz"}
 """What a shared listener never reads as a service's name at the beginning of a path."""
 
 
-async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_host: str) -> list[ServiceView]:
+class Origin(NamedTuple):
+    """How clients reach the ports of gateways that listen on every address."""
+
+    scheme: str
+    host: str
+
+
+async def services(session: AsyncSession, rows: Sequence[ServiceRow], origin: Origin) -> list[ServiceView]:
     """The views of these services, in their order, in a fixed number of queries."""
     ids = [row.id for row in rows]
     replicas: dict[str, list[ReplicaRow]] = defaultdict(list)
@@ -43,7 +50,7 @@ async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_hos
     for deployment in await queries.deployments_of(session, ids):
         deployments[deployment.service_id].append(_deployment(deployment, replicas[deployment.id]))
     tenants = await queries.tenant_names(session, [row.tenant_id for row in rows])
-    places = await _places(session, rows, tenants, public_host)
+    places = await _places(session, rows, tenants, origin)
     shares = await queries.shares_of(session, ids)
     return [
         _service(row, tenants[row.tenant_id], deployments[row.id], places[row.id], shares.get(row.id, []))
@@ -51,8 +58,8 @@ async def services(session: AsyncSession, rows: Sequence[ServiceRow], public_hos
     ]
 
 
-async def service(session: AsyncSession, row: ServiceRow, public_host: str) -> ServiceView:
-    return (await services(session, [row], public_host))[0]
+async def service(session: AsyncSession, row: ServiceRow, origin: Origin) -> ServiceView:
+    return (await services(session, [row], origin))[0]
 
 
 def event(row: EventRow) -> EventView:
@@ -70,7 +77,7 @@ class _Place(NamedTuple):
 
 
 async def _places(
-    session: AsyncSession, rows: Sequence[ServiceRow], tenants: Mapping[str, str], public_host: str
+    session: AsyncSession, rows: Sequence[ServiceRow], tenants: Mapping[str, str], origin: Origin
 ) -> dict[str, _Place]:
     listeners = await queries.listeners_of(session, [row.id for row in rows])
     elsewhere = await queries.gateways_named(session, [row.gateway_id for row in rows if row.gateway_id is not None])
@@ -84,17 +91,17 @@ async def _places(
         urls = []
         if gateway is not None:
             path = f"{tenants[row.tenant_id]}.{row.name}" if row.name in _NO_SERVICES else row.name
-            urls = _urls(gateway, path, port, shared.get(gateway.id), public_host)
+            urls = _urls(gateway, path, port, shared.get(gateway.id), origin)
         places[row.id] = _Place(gateway.name if gateway else None, port, urls)
     return places
 
 
-def _urls(gateway: GatewayRow, path: str, own: int | None, shared: int | None, public_host: str) -> list[str]:
-    host = public_host if gateway.host in _EVERY_ADDRESS else gateway.host
+def _urls(gateway: GatewayRow, path: str, own: int | None, shared: int | None, origin: Origin) -> list[str]:
+    host = origin.host if gateway.host in _EVERY_ADDRESS else gateway.host
     host = f"[{host}]" if ":" in host else host
     return [
-        *([f"http://{host}:{own}/v1"] if own is not None else []),
-        *([f"http://{host}:{shared}/{path}/v1"] if shared is not None else []),
+        *([f"{origin.scheme}://{host}:{own}/v1"] if own is not None else []),
+        *([f"{origin.scheme}://{host}:{shared}/{path}/v1"] if shared is not None else []),
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -172,6 +173,26 @@ def test_workers_are_replaced_and_nobody_notices(appliance: Appliance, tenant: T
     assert len(workers(appliance)) == len(before)
     appliance.start()
     assert not appliance.violations()
+
+
+def test_ports_speak_https_where_that_is_set() -> None:
+    with running(APPLIANCE_GATEWAY__TLS="true") as appliance:
+        tenant = Tenant.create(appliance)
+        tenant.publish("chat")
+        url = tenant.until("chat", "ready")["url"]
+        assert url.startswith("https://")
+        headers = {"Authorization": f"Bearer {tenant.key()}"}
+        trust = ssl.create_default_context(cafile=str(appliance.home / "ca.pem"))
+        with httpx.Client(verify=trust, headers=headers) as client:
+            eventually(lambda: client.get(f"{url}/models").status_code == 200, LIVE_S)
+            answer = client.post(f"{url}/completions", json=PROMPT | {"model": "chat"})
+            assert answer.status_code == 200
+            tls = answer.extensions["network_stream"].get_extra_info("ssl_object")
+            assert tls.version() in ("TLSv1.2", "TLSv1.3")
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{url}/models", headers=headers)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url.replace('https', 'http')}/models", headers=headers)
 
 
 def workers(appliance: Appliance) -> set[int]:

@@ -32,6 +32,7 @@ from appliance.services.schemas import (
 )
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
+from appliance.services.views import Origin
 from tenants.budget_tables import BudgetRow
 from tenants.limits import Limits
 from tenants.tables import TenantRow
@@ -74,7 +75,9 @@ class Told:
 
     async def view(self, service_id: str) -> ServiceView:
         async with self.stage.database.read() as session:
-            return await views.service(session, await session.get_one(ServiceRow, service_id), "gpu.example")
+            return await views.service(
+                session, await session.get_one(ServiceRow, service_id), Origin("http", "gpu.example")
+            )
 
 
 @pytest.fixture

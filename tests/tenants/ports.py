@@ -13,6 +13,7 @@ from appliance.api.context import Context, Port
 from appliance.api.parts import Parts
 from appliance.kernel.activation import Activations
 from appliance.kernel.settings import load
+from appliance.services.views import Origin
 from tenants.activity import Sightings
 from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
@@ -40,7 +41,7 @@ def context(port: Port, desk: LoginDesk) -> Context:
         port_rules=elsewhere,
         flavor_blockers=elsewhere,
         pool_blockers=elsewhere,
-        public_host="appliance.test",
+        origin=Origin("http", "appliance.test"),
         read_log=elsewhere,
         tenancy=provisions,
     )
