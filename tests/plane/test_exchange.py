@@ -75,3 +75,19 @@ def test_client_that_read_nothing_while_it_waited_holds_the_engine_back() -> Non
     assert not transport.reads
     exchange.resume()
     assert transport.reads
+
+
+def test_client_that_leaves_while_it_waits_frees_no_place() -> None:
+    asked = parts.request(parts.shard())
+    freed: list[str] = []
+    waiting = SimpleNamespace(
+        queues={asked.service.shard.id: None},
+        join=lambda *_: SimpleNamespace(since=0.0),
+        leave=lambda _: None,
+        freed=freed.append,
+    )
+    context = SimpleNamespace(now=lambda: 1.0, ids=RequestIds(), waiting=waiting, record=lambda *_: None)
+    exchange = Exchange(cast("Context", context), cast("Client", SimpleNamespace(deadline=0.0)), asked)
+    exchange.start()
+    exchange.client_gone()
+    assert freed == []

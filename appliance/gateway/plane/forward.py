@@ -289,7 +289,7 @@ class Exchange(Answering):
             waiting.leave(self._waiter)
             self._stop_waiting()
         self._ledger.settle(self._status, outcome)
-        if waiting.queues:
+        if waiting.queues and self._ledger.replica is not None:
             waiting.freed(self._request.service.shard.id)
 
     def _extend(self, seconds: float) -> None:
