@@ -74,7 +74,7 @@ class Answering:
         if self._begun:
             return streams or isinstance(relay, ErrorRelay)
         length = 0 if status == _NO_CONTENT else None
-        if b"content-length" in fields and not streams:
+        if length is None and b"content-length" in fields and not streams:
             length = int(fields[b"content-length"])
         request.chunked_answer = length is None and not request.head.http_1_0
         self._head = answers.head(

@@ -9,6 +9,7 @@ it is saturated (503, 429) and another has room. Who has waited once tries again
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import Final
 
 from appliance.gateway.plane import ejection, upstream
@@ -27,6 +28,8 @@ _ATTEMPTS: Final = 5
 """Times that a request may be sent."""
 _SATURATED: Final = frozenset({429, 503})
 _ERROR: Final = 500
+_OUT_OF_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What keeps a connection from being made and is not the replica's fault."""
 _CLIENT_CLOSED: Final = 499
 """The status in the record of a request whose client left before an answer (nginx's number)."""
 
@@ -165,6 +168,12 @@ class Exchange(Answering):
             connection = await upstream.connect(replica, self._timeouts.connect_s)
         except OSError as error:
             self._connecting = None
+            if error.errno in _OUT_OF_MEANS:
+                self._context.log.error("worker.exhausted", reason=str(error))  # noqa: TRY400 - the reason says it all
+                self._break_off(
+                    "refused", unavailable("overloaded", "The gateway is out of connections.", retry_after_s=1)
+                )
+                return
             self._context.log.warning("replica.connect_failed", replica=replica.id, reason=str(error))
             ejection.failed(self._context, replica, "connect")
             self._excluded |= {replica.id}

@@ -164,14 +164,20 @@ class WaitingRoom:
     def _tick(self) -> None:
         now = self._context.now()
         for service_id, queue in list(self.queues.items()):
-            queue.weigh()
-            queue.room.freed = 0  # they were looked at when they became free
-            self._serve(queue, now)
-            if queue.is_waking and queue.fair.count:
-                if queue.table.shard.asleep:
-                    self._waker.ask(service_id, now)
-                self._tell(queue, now)
+            try:
+                self._tend(service_id, queue, now)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one queue, the others are tended
+                self._context.log.error("queue.failed", service=service_id, reason=repr(error))  # noqa: TRY400
         self._timer = self._context.loop.call_later(LOOK_S, self._tick) if self.queues else None
+
+    def _tend(self, service_id: str, queue: ServiceQueue, now: float) -> None:
+        queue.weigh()
+        queue.room.freed = 0  # they were looked at when they became free
+        self._serve(queue, now)
+        if queue.is_waking and queue.fair.count:
+            if queue.table.shard.asleep:
+                self._waker.ask(service_id, now)
+            self._tell(queue, now)
 
     def _serve(self, queue: ServiceQueue, now: float) -> None:
         closed: set[Pool] = set()

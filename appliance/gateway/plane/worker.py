@@ -176,8 +176,9 @@ class Worker:
         if snapshot is not None and snapshot is not self._applied:
             try:
                 with context.counters.changing():
-                    context.tables = tables.build(snapshot, context.tables, context.backends)
+                    built = tables.build(snapshot, context.tables, context.backends)
                     context.limiter.apply(snapshot, time.time())
+                context.tables = built
                 self._applied = snapshot
                 context.waiting.apply(context.tables)
                 self._set(snapshot.listeners)
