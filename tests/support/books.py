@@ -91,7 +91,10 @@ def _each_request_is_right(requests: Sequence[Asked], records: Sequence[Record])
         billed, tail = record["completion_tokens"], record["tail_tokens"]
         assert asked.received <= billed + tail, told
         assert billed <= asked.max_tokens, told
-        if not record["estimated"]:
+        if _was_never_sent(record):
+            assert (billed, tail) == (0, 0), told
+            assert asked.manner not in (Manner.whole, Manner.streamed), told
+        elif not record["estimated"]:
             assert record["prompt_tokens"] == asked.prompt_tokens, told
             assert asked.received <= billed, told
         if record["outcome"] == "completed":
@@ -100,13 +103,18 @@ def _each_request_is_right(requests: Sequence[Asked], records: Sequence[Record])
             assert record["outcome"] == "worker_lost", told
 
 
+def _was_never_sent(record: Record) -> bool:
+    """Whether its client left before the gateway had sent it to an engine."""
+    return record["outcome"] == "client_cut" and not record["estimated"] and record["prompt_tokens"] == 0
+
+
 def _sums_agree(
     tenant: Tenant, service_id: str, requests: Sequence[Asked], records: Sequence[Record], ledger: dict[str, int]
 ) -> str:
     billed = sum(record["completion_tokens"] for record in records)
     tail = sum(record["tail_tokens"] for record in records)
     prompts = {asked.id: asked.prompt_tokens for asked in requests}
-    known = sum(prompts[record["request_id"]] for record in records if not record["estimated"])
+    known = sum(record["prompt_tokens"] for record in records if not record["estimated"])
     at_most = sum(prompts[record["request_id"]] for record in records)
     assert billed <= ledger["generation_tokens"] <= billed + tail
     assert known <= ledger["prompt_tokens"] <= at_most
