@@ -206,14 +206,17 @@ class FakeEngine:
         self._loop.close()
 
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # a connection may just have been accepted
+        listening = self._server.sockets if self._server is not None else ()
+        for each in listening:  # a server that is closed loses the connections that it is just accepting
+            self._loop.remove_reader(each.fileno())
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for writer in list(self._writers):
                 writer.transport.abort()
             _, stuck = await asyncio.wait(tasks, timeout=2)  # what waits for the gateway to leave ends by itself
             for task in stuck:
                 task.cancel()
+        if self._server is not None:
+            self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
