@@ -11,7 +11,7 @@ from appliance.gateway.plane.body import BodyMemory, BodyReader, check_length
 from appliance.gateway.plane.chunked import LAST_CHUNK, MAX_EXTRA, ChunkDecoder, MalformedChunk, encode_chunk
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.head import MAX_HEAD, RequestHead, check_incomplete, parse_request
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 from tests.plane.test_codecs import POINTS, cut
 
 TOKENS = st.text("abcXYZ019-_.!~", min_size=1, max_size=12).map(str.encode)

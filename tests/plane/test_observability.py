@@ -21,7 +21,7 @@ from appliance.gateway.plane.histograms import quantile
 from appliance.gateway.plane.local import STATE, ask
 from appliance.gateway.plane.meter import encode_record
 from appliance.gateway.plane.metrics import MAX_DEPLOYMENTS, Metrics
-from appliance.gateway.plane.schemas import NodeSettings
+from appliance.gateway.plane.schemas.listeners import NodeSettings
 from appliance.gateway.plane.spool import FULL, Spool
 from appliance.gateway.plane.upkeep import Upkeep, waiting_bytes
 from tests.plane.fake_engine import FakeEngine

@@ -17,7 +17,7 @@ from appliance.gateway.plane.frames import claim, encode_frame, read_records, se
 from appliance.gateway.plane.histograms import Histogram
 from appliance.gateway.plane.meter import encode_record, recover
 from appliance.gateway.plane.paths import prepare, spool_directory
-from appliance.gateway.plane.schemas import LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
+from appliance.gateway.plane.schemas.records import LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
 from appliance.gateway.plane.slots import SLOTS, SlotTable
 from tests.plane.test_files import LOG, identity, record
 

@@ -16,7 +16,7 @@ from appliance.gateway.plane.certificates import Certificates, certificates_of
 from appliance.gateway.plane.client_protocol import ClientConnection
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.listening import BACKLOG
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 from appliance.gateway.plane.tls_transport import TlsTransport
 
 _RELOAD_S: Final = 1.0

@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.log import Log
-from appliance.gateway.plane.schemas import UsageRecord
+from appliance.gateway.plane.schemas.records import UsageRecord
 
 MOST_WAITING: Final = 50_000
 """Lines in memory."""

@@ -11,7 +11,8 @@ from typing import Final
 
 from appliance.gateway.plane.errors import Refusal, invalid_key
 from appliance.gateway.plane.principal import Principal
-from appliance.gateway.plane.schemas import SCOPE_INFERENCE, ServiceShard
+from appliance.gateway.plane.schemas.services import ServiceShard
+from appliance.gateway.plane.schemas.tenants import SCOPE_INFERENCE
 from appliance.gateway.plane.tables import Tables
 
 _PREFIX: Final = b"bearer "

@@ -20,7 +20,7 @@ from appliance.gateway.plane.infer import header_length_line
 from appliance.gateway.plane.ledger import Ledger
 from appliance.gateway.plane.relay import ErrorRelay, Relay, StreamRelay, error_event, relay_for
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.schemas import Outcome
+from appliance.gateway.plane.schemas.records import Outcome
 
 _NO_CONTENT: Final = 204
 _NO_CACHE: Final = b"cache-control: no-cache\r\n"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from appliance.gateway.plane import schemas
 from appliance.gateway.plane.affinity import Ring
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS, Kind
 from appliance.gateway.plane.limits.shared import Counter, Counters
+from appliance.gateway.plane.schemas import services
 from appliance.gateway.plane.status import StatusWriter
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Replica:
         "troubled",
     )
 
-    def __init__(self, described: schemas.Replica, deployment_id: str, status_entry: int) -> None:
+    def __init__(self, described: services.Replica, deployment_id: str, status_entry: int) -> None:
         self.id = described.id
         self.deployment_id = deployment_id
         self.status_entry = status_entry
@@ -66,7 +66,7 @@ class Replica:
         self.max_in_flight = described.max_in_flight
         self.shared: Counter | None = None
 
-    def update(self, described: schemas.Replica) -> None:
+    def update(self, described: services.Replica) -> None:
         if described.socket != self.socket or described.owner_uid != self.owner_uid:
             self.close_idle()
             self.forgive()
@@ -134,7 +134,7 @@ class Backends:
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._replicas.values())
 
-    def get(self, described: schemas.Replica, deployment_id: str) -> Replica:
+    def get(self, described: services.Replica, deployment_id: str) -> Replica:
         """The replica of a snapshot: the one that is known by this id, or a new one."""
         replica = self._replicas.get(described.id)
         if replica is None:

@@ -11,7 +11,7 @@ from typing import Final
 from appliance.gateway.plane.chunked import ChunkDecoder, MalformedChunk
 from appliance.gateway.plane.errors import Refusal, bad_framing, body_too_large, unavailable
 from appliance.gateway.plane.head import RequestHead
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 
 MAX_CHUNKS: Final = 16_384
 """Of a chunked body, above one for each KiB: more are an attack on the decoder."""

@@ -23,7 +23,8 @@ import msgspec
 from appliance.gateway.plane.frames import HEADER, MAX_PAYLOAD, SEALED_SUFFIX
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.reassembly import reassembled
-from appliance.gateway.plane.schemas import Capture, CaptureRecord, UsageRecord
+from appliance.gateway.plane.schemas.records import CaptureRecord, UsageRecord
+from appliance.gateway.plane.schemas.services import Capture
 from appliance.gateway.plane.spool import new_segment, seal, seal_left_overs
 
 if TYPE_CHECKING:

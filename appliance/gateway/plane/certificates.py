@@ -11,7 +11,7 @@ import contextlib
 import ssl
 from pathlib import Path
 
-from appliance.gateway.plane.schemas import Listener, TlsFiles
+from appliance.gateway.plane.schemas.listeners import Listener, TlsFiles
 
 
 class Certificate:

@@ -27,7 +27,7 @@ from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
 from appliance.gateway.plane.own_answers import Own, encode, refused, tell
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 
 MAX_PIPELINED: Final = 64 * 1024
 MAX_DISCARD: Final = 256 * 1024

@@ -19,7 +19,7 @@ from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import encode_record
 from appliance.gateway.plane.metrics import Metrics
-from appliance.gateway.plane.schemas import UsageRecord
+from appliance.gateway.plane.schemas.records import UsageRecord
 from appliance.gateway.plane.slots import SlotTable
 from appliance.gateway.plane.spool import Spool
 from appliance.gateway.plane.status import StatusWriter

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.paths import short_path
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 
 BATCH: Final = 64
 """Sockets in one message; the kernel's limit is 253."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from appliance.gateway.plane.metrics import Gauge
-from appliance.gateway.plane.schemas import Durations
+from appliance.gateway.plane.schemas.records import Durations
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.context import Context

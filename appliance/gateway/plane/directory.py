@@ -18,7 +18,7 @@ import msgspec
 from appliance.gateway.plane.errors import Refusal, model_not_found
 from appliance.gateway.plane.principal import Listing, Principal
 from appliance.gateway.plane.routes import Body, Matched, RouteTable, route_table
-from appliance.gateway.plane.schemas import ServiceShard
+from appliance.gateway.plane.schemas.services import ServiceShard
 
 RESERVED: Final = frozenset({b"v1", b"v2", b"healthz"})
 """First segments of paths that never name a service; `/{tenant}.{service}` reaches one with such a name."""

@@ -21,7 +21,7 @@ from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
 from appliance.gateway.plane.mirroring import mirror
 from appliance.gateway.plane.relay import StreamRelay
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.schemas import Outcome
+from appliance.gateway.plane.schemas.records import Outcome
 from appliance.gateway.plane.service_queue import Waiter
 
 _ATTEMPTS: Final = 5

@@ -19,7 +19,7 @@ from zlib import crc32
 
 import msgspec
 
-from appliance.gateway.plane.schemas import CaptureRecord, SpoolRecord, UsageRecord
+from appliance.gateway.plane.schemas.records import CaptureRecord, SpoolRecord, UsageRecord
 
 HEADER: Final = struct.Struct("<II")
 MAX_PAYLOAD: Final = 1 << 20

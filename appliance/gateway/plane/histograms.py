@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from appliance.gateway.plane.schemas import Durations
+from appliance.gateway.plane.schemas.records import Durations
 
 RELATIVE_ERROR: Final = 1 / 32
 

@@ -13,7 +13,7 @@ from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.meter import usage_record
 from appliance.gateway.plane.metrics import DeploymentMetrics
 from appliance.gateway.plane.request import Request
-from appliance.gateway.plane.schemas import Outcome
+from appliance.gateway.plane.schemas.records import Outcome
 from appliance.gateway.plane.slots import Progress, RequestIdentity
 from appliance.gateway.plane.usage import Counter
 

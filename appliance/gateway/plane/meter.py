@@ -14,7 +14,7 @@ from appliance.gateway.plane.frames import OPEN_SUFFIX, SEALED_SUFFIX, encode_pa
 from appliance.gateway.plane.limits.recovery import charge_lost
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import spool_directory
-from appliance.gateway.plane.schemas import Outcome, SpoolRecord, UsageRecord
+from appliance.gateway.plane.schemas.records import Outcome, SpoolRecord, UsageRecord
 from appliance.gateway.plane.slots import (
     SLOTS,
     LeftOver,

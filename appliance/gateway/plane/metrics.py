@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from appliance.gateway.plane.histograms import Histogram
-from appliance.gateway.plane.schemas import Durations, LatencyRecord, UsageRecord
+from appliance.gateway.plane.schemas.records import Durations, LatencyRecord, UsageRecord
 
 MAX_DEPLOYMENTS: Final = 2000
 MAX_TENANTS: Final = 2000

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from appliance.gateway.plane.backends import Replica
     from appliance.gateway.plane.context import Context
     from appliance.gateway.plane.request import Request
-    from appliance.gateway.plane.schemas import Outcome
+    from appliance.gateway.plane.schemas.records import Outcome
     from appliance.gateway.plane.tables import MirrorTable
 
 MOST: Final = 128

@@ -22,7 +22,7 @@ from typing import Final
 from appliance.gateway.plane import control
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import control_path, pid_path, status_path, take_worker_lock, worker_indexes
-from appliance.gateway.plane.schemas import Listener
+from appliance.gateway.plane.schemas.listeners import Listener
 from appliance.gateway.plane.status import read_status
 
 CONTROL_S: Final = 2.0

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from appliance.gateway.plane.errors import Refusal
-from appliance.gateway.plane.schemas import SCOPE_INFERENCE, KeyEntry, TenantEntry
+from appliance.gateway.plane.schemas.tenants import SCOPE_INFERENCE, KeyEntry, TenantEntry
 
 UNKNOWN_TENANT: Final = TenantEntry("")
 """Of a snapshot that was written before it told of tenants."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from appliance.gateway.plane.schemas import Manifest
+from appliance.gateway.plane.schemas.manifest import Manifest
 from appliance.kernel.files import sync_directory, write_atomic
 
 MANIFEST: Final = "manifest.json"

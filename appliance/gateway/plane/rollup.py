@@ -18,7 +18,7 @@ from typing import Final, assert_never
 from appliance.gateway.plane.frames import SEALED_SUFFIX, TAKEN_SUFFIX, encode_frame, read_records, whole_bytes
 from appliance.gateway.plane.histograms import Histogram
 from appliance.gateway.plane.identifiers import RequestIds
-from appliance.gateway.plane.schemas import Durations, LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
+from appliance.gateway.plane.schemas.records import Durations, LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
 from appliance.kernel.files import sync_directory, write_atomic
 
 HOUR_S: Final = 3600

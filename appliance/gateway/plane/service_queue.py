@@ -8,7 +8,8 @@ from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.meter import estimate_tokens
 from appliance.gateway.plane.pace import Pace
 from appliance.gateway.plane.queueing import Entry, FairQueue
-from appliance.gateway.plane.schemas import KeyEntry, Priority
+from appliance.gateway.plane.schemas.limits import Priority
+from appliance.gateway.plane.schemas.tenants import KeyEntry
 from appliance.gateway.plane.shares import Room, TenantShares
 
 if TYPE_CHECKING:

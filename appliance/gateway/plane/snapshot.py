@@ -14,19 +14,10 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.publish import MANIFEST, PREVIOUS
-from appliance.gateway.plane.schemas import (
-    KEY_BUCKETS,
-    LISTENERS_SHARD,
-    TENANTS_SHARD,
-    KeyEntry,
-    KeysShard,
-    ListenersShard,
-    Manifest,
-    ServiceShard,
-    TenantEntry,
-    TenantsShard,
-    key_shard,
-)
+from appliance.gateway.plane.schemas.listeners import ListenersShard
+from appliance.gateway.plane.schemas.manifest import KEY_BUCKETS, LISTENERS_SHARD, TENANTS_SHARD, Manifest, key_shard
+from appliance.gateway.plane.schemas.services import ServiceShard
+from appliance.gateway.plane.schemas.tenants import KeyEntry, KeysShard, TenantEntry, TenantsShard
 
 _MANIFEST_DECODER: Final = msgspec.json.Decoder(Manifest)
 Shard = ListenersShard | KeysShard | ServiceShard | TenantsShard

@@ -19,7 +19,7 @@ from appliance.gateway.plane.listening import AddressUnavailable, bind_shared, p
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import listeners_report_path
 from appliance.gateway.plane.pool import WorkerProcess
-from appliance.gateway.plane.schemas import Listener, ListenersReport, ListenerStatus
+from appliance.gateway.plane.schemas.listeners import Listener, ListenersReport, ListenerStatus
 from appliance.kernel.files import write_atomic
 
 RETRY_S: Final = 1.0

@@ -13,13 +13,15 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Raw
 
-from appliance.gateway.plane import schemas
 from appliance.gateway.plane.affinity import Ring, seed_of
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.directory import Directory, card, list_models, names, offered, seen_alike
 from appliance.gateway.plane.principal import UNKNOWN_TENANT, Principal
 from appliance.gateway.plane.routes import route_table
-from appliance.gateway.plane.schemas import KEY_BUCKETS, KeyEntry, Listener, SamplingDefaults, ServiceShard, TenantEntry
+from appliance.gateway.plane.schemas.listeners import Listener
+from appliance.gateway.plane.schemas.manifest import KEY_BUCKETS
+from appliance.gateway.plane.schemas.services import Deployment, Mirror, SamplingDefaults, ServiceShard
+from appliance.gateway.plane.schemas.tenants import KeyEntry, TenantEntry
 from appliance.gateway.plane.snapshot import Snapshot
 
 _encode = msgspec.json.Encoder().encode
@@ -30,7 +32,7 @@ class DeploymentTable:
 
     __slots__ = ("_backends", "_ring", "id", "name", "replicas", "seed", "turn", "weight")
 
-    def __init__(self, described: schemas.Deployment, backends: Backends) -> None:
+    def __init__(self, described: Deployment, backends: Backends) -> None:
         self.id = described.id
         self.name = described.name
         self.weight = described.weight
@@ -97,7 +99,7 @@ class ServiceTable:
         self.cache_salt = None if shard.cache_salt is None else Raw(_encode(shard.cache_salt))
 
 
-def _mirror(described: schemas.Mirror | None, deployments: list[DeploymentTable]) -> MirrorTable | None:
+def _mirror(described: Mirror | None, deployments: list[DeploymentTable]) -> MirrorTable | None:
     """None also for a deployment that has live traffic."""
     if described is None or described.percent <= 0:
         return None

@@ -14,7 +14,7 @@ from typing import Final
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import access_log_path
 from appliance.gateway.plane.rollup import finish, roll_up
-from appliance.gateway.plane.schemas import NodeSettings
+from appliance.gateway.plane.schemas.listeners import NodeSettings
 from appliance.gateway.plane.slots import SLOTS
 from appliance.gateway.plane.spool import FULL
 

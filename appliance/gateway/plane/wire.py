@@ -18,45 +18,44 @@ from appliance.gateway.plane.paths import (
     worker_indexes,
 )
 from appliance.gateway.plane.publish import SnapshotWriter
-from appliance.gateway.plane.schemas import (
-    KEY_BUCKETS,
-    LISTENERS_SHARD,
-    OUTCOMES,
-    SCOPE_INFERENCE,
-    TENANTS_SHARD,
-    Affinity,
-    Budget,
-    Capture,
-    CaptureRecord,
-    Deployment,
-    Durations,
-    KeyEntry,
-    KeysShard,
-    LatencyRecord,
-    Limits,
+from appliance.gateway.plane.schemas.limits import Budget, Limits, Period, Priority
+from appliance.gateway.plane.schemas.listeners import (
     Listener,
     ListenersReport,
     ListenersShard,
     ListenerStatus,
-    Manifest,
-    Mirror,
     NodeSettings,
-    Outcome,
-    Period,
-    Priority,
-    Replica,
-    SamplingDefaults,
-    ServiceShard,
-    SpoolRecord,
-    TenantEntry,
-    TenantsShard,
-    Timeouts,
     TlsFiles,
-    UsageRecord,
-    UsageRollup,
+)
+from appliance.gateway.plane.schemas.manifest import (
+    KEY_BUCKETS,
+    LISTENERS_SHARD,
+    TENANTS_SHARD,
+    Manifest,
     key_shard,
     service_shard,
 )
+from appliance.gateway.plane.schemas.records import (
+    OUTCOMES,
+    CaptureRecord,
+    Durations,
+    LatencyRecord,
+    Outcome,
+    SpoolRecord,
+    UsageRecord,
+    UsageRollup,
+)
+from appliance.gateway.plane.schemas.services import (
+    Affinity,
+    Capture,
+    Deployment,
+    Mirror,
+    Replica,
+    SamplingDefaults,
+    ServiceShard,
+    Timeouts,
+)
+from appliance.gateway.plane.schemas.tenants import SCOPE_INFERENCE, KeyEntry, KeysShard, TenantEntry, TenantsShard
 from appliance.gateway.plane.status import WorkerStatus, read_status, start_ticks
 
 __all__ = [

@@ -45,7 +45,7 @@ from appliance.gateway.plane.paths import (
     status_path,
     take_worker_lock,
 )
-from appliance.gateway.plane.schemas import ListenersShard
+from appliance.gateway.plane.schemas.listeners import ListenersShard
 from appliance.gateway.plane.slots import SLOTS, SlotTable
 from appliance.gateway.plane.snapshot import Snapshot, SnapshotReader
 from appliance.gateway.plane.spool import Spool

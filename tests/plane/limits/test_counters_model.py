@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.limits.grant import Grant
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS, Kind
-from appliance.gateway.plane.schemas import Budget, Limits
+from appliance.gateway.plane.schemas.limits import Budget, Limits
 from tests.plane.limits.workers import PROMPT, Node
 
 WORKERS = 3

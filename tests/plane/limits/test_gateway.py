@@ -18,7 +18,7 @@ from appliance.gateway.plane import wire
 from appliance.gateway.plane.limits import layout
 from appliance.gateway.plane.limits.layout import HELD_TOKENS, Kind
 from appliance.gateway.plane.limits.periods import spent
-from appliance.gateway.plane.schemas import Budget, Limits
+from appliance.gateway.plane.schemas.limits import Budget, Limits
 from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, Gate, answer_chat, completion, hold
 from tests.plane.harness import (
     KEY,

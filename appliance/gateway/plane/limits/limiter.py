@@ -23,7 +23,8 @@ from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.limits.subjects import Bounds, Family, HardBudget, Rate
 from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, TOKENS
 from appliance.gateway.plane.meter import estimate_tokens
-from appliance.gateway.plane.schemas import KeyEntry, ServiceShard, TenantEntry
+from appliance.gateway.plane.schemas.services import ServiceShard
+from appliance.gateway.plane.schemas.tenants import KeyEntry, TenantEntry
 from appliance.gateway.plane.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Final
 from appliance.gateway.plane.limits.charge import Changes
 from appliance.gateway.plane.limits.layout import KIND, SUMS, Kind
 from appliance.gateway.plane.limits.shared import Rows
-from appliance.gateway.plane.schemas import Period
+from appliance.gateway.plane.schemas.limits import Period
 
 _DAY_S: Final = 86_400
 KINDS: Final[dict[Period, Kind]] = {

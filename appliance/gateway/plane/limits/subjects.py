@@ -16,7 +16,7 @@ from appliance.gateway.plane.limits.layout import HELD_TOKENS, Kind
 from appliance.gateway.plane.limits.periods import KINDS, period_at, spent
 from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, SUM_BITS, TOKENS
-from appliance.gateway.plane.schemas import Budget, Limits
+from appliance.gateway.plane.schemas.limits import Budget, Limits
 
 Shard = TypeVar("Shard")
 UNLIMITED: Final = Limits()
