@@ -26,13 +26,14 @@ _KIB = 1024
 class Process:
     """One line of `/proc/<pid>/stat`; `cpu_ticks` includes the children it has waited for."""
 
-    __slots__ = ("cpu_ticks", "dead", "parent", "pid", "ticks")
+    __slots__ = ("cpu_ticks", "dead", "parent", "pid", "session", "ticks")
 
     def __init__(self, pid: int, line: bytes) -> None:
         fields = line[line.rindex(b")") + 2 :].split()
         self.pid = pid
         self.dead = fields[0] in _DEAD
         self.parent = int(fields[1])
+        self.session = int(fields[3])
         self.cpu_ticks = sum(map(int, fields[11:15]))
         self.ticks = int(fields[19])
 
@@ -113,11 +114,51 @@ def open_process(pid: int, ticks: int) -> int | None:
     return None
 
 
+def _others() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
 def marked(marker: str) -> list[int]:
-    """Processes, not this one, whose initial environment holds the entry `marker` (`NAME=value`)."""
+    """Processes, not this one, whose initial environment holds the entry `marker` (`NAME=value`).
+
+    One that overwrote the memory of its environment, as those do that set their own title, is not found.
+    """
     entry = b"\0" + marker.encode() + b"\0"
-    others = (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
-    return [pid for pid in others if entry in b"\0" + (_read(f"/proc/{pid}/environ") or b"")]
+    return [pid for pid in _others() if entry in b"\0" + (_read(f"/proc/{pid}/environ") or b"")]
+
+
+def autogroup(pid: int) -> str:
+    """The scheduler's group of a process: the kernel gives each new session a new number, which its processes keep
+    (sched(7)). Empty where the kernel has no such groups.
+    """
+    return (_read(f"/proc/{pid}/autogroup") or b"").partition(b" ")[0].decode("ascii")
+
+
+class Session:
+    """The session that the process `leader` made at its start, at `ticks`, in the scheduler's group `group`.
+
+    Its number stays taken while a process is in it, and may be given to another session afterwards; hence the rest.
+    """
+
+    __slots__ = ("group", "leader", "ticks")
+
+    def __init__(self, leader: int, ticks: int, group: str) -> None:
+        self.leader = leader
+        self.ticks = ticks
+        self.group = group
+
+    def members(self) -> list[int]:
+        """Every process of the session, and what these have started, in whatever session."""
+        found: set[int] = set()
+        for pid in _others():
+            process = read_process(pid)
+            if process is None or process.session != self.leader:
+                continue
+            if pid == self.leader and process.ticks != self.ticks:
+                return []  # another process leads a session of this number now: ours is empty
+            if not process.dead and process.ticks >= self.ticks and autogroup(pid) == self.group:
+                found.update((pid, *descendants(pid)))
+        return list(found)
 
 
 def kill_found(find: Callable[[], list[int]], *, timeout_s: float) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from appliance.launchers import procfs
 from appliance.launchers.contract import Limits, ReplicaSpec, ReplicaState
 from appliance.launchers.errors import StartRefused
 from appliance.launchers.process.launcher import ProcessLauncher, ProcessSettings
+from appliance.launchers.shim.cgroups import Groups
+from tests.launchers import titled
 from tests.launchers.workbench import BY_KILL, BY_TERM, FAMILY, Workbench, ended_by, one
-from tests.support.processes import ProcessTable, eventually
+from tests.support.processes import Process, ProcessTable, eventually, eventually_async
 
 
 def _state(bench: Workbench, spec: ReplicaSpec) -> dict[str, object]:
@@ -56,6 +59,82 @@ async def test_a_killed_shim_takes_its_engine_along_and_list_ends_the_rest(proce
     assert observed.exit is not None
     assert observed.exit.last_lines == ("up",)
     assert bench.engines() == []
+
+
+async def test_what_forgot_its_environment_is_found_by_its_session(process_bench: Workbench) -> None:
+    """Shim and engine are killed at once; the engine's child has neither arguments nor an environment any more, and
+    the state names no control groups, as where none can be made.
+    """
+    bench = process_bench
+    spec = bench.spec(argv=[sys.executable, titled.__file__])
+    await bench.launcher().start(spec)
+    child = await _child(bench, spec.replica_id)
+    assert (child.arguments, child.environ) == ((), {})
+    assert child.session == _state(bench, spec)["engine_pid"]
+
+    with _no_groups(bench, spec):
+        for pid in (_shim(bench, spec), child.session):
+            os.kill(pid, signal.SIGKILL)
+
+        await bench.exited(spec.replica_id)
+        assert not child.is_running()
+
+
+@contextmanager
+def _no_groups(bench: Workbench, spec: ReplicaSpec) -> Iterator[None]:
+    state = _state(bench, spec)
+    paths = [str(path) for path in state["groups"]] if isinstance(state["groups"], list) else []
+    (spec.run_dir / "state.json").write_text(json.dumps(state | {"groups": [], "enforced": []}))
+    yield
+    Groups(paths, []).remove()
+
+
+async def _child(bench: Workbench, replica_id: str) -> Process:
+    async def printed() -> Process | None:
+        lines = await bench.launcher().logs(replica_id)
+        return ProcessTable.snapshot().get(int(lines[0])) if lines else None
+
+    child = await eventually_async(printed, 20)
+    assert child is not None
+    return child
+
+
+@pytest.mark.parametrize("leader_lives", [True, False])
+async def test_a_session_whose_number_changed_hands_is_not_ours(
+    process_bench: Workbench, *, leader_lives: bool
+) -> None:
+    bench = process_bench
+    if not leader_lives and not procfs.autogroup(os.getpid()):
+        pytest.skip("this kernel does not number its sessions (CONFIG_SCHED_AUTOGROUP)")
+    spec = bench.spec()
+    await bench.launcher().start(spec)
+    await bench.launcher().stop(spec.replica_id, grace_s=5)
+    state = _state(bench, spec)
+    with _stranger(leader_lives=leader_lives) as stranger:
+        state |= {"phase": "running", "exit": None, "engine_pid": stranger.session}
+        (spec.run_dir / "state.json").write_text(json.dumps(state))
+
+        assert (await one(bench.launcher(), spec.replica_id)).state is ReplicaState.EXITED
+
+        assert stranger.is_running()
+
+
+@contextmanager
+def _stranger(*, leader_lives: bool) -> Iterator[Process]:
+    """A process of another session, started after every replica of the test."""
+    script = f"sleep 600 >/dev/null & echo $!; {'wait' if leader_lives else ''}"
+    command = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True, text=True)
+    with command:
+        assert command.stdout is not None
+        pid = int(command.stdout.readline())
+        if not leader_lives:
+            command.wait()
+        stranger = ProcessTable.snapshot().get(pid)
+        assert stranger is not None
+        try:
+            yield stranger
+        finally:
+            os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_shim_that_hangs_does_not_keep_its_engine_alive(process_bench: Workbench) -> None:

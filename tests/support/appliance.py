@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import signal
@@ -165,15 +167,31 @@ class Appliance:
         return [process.command_line for process in self._own()]
 
     def _own(self) -> list[Process]:
-        """Found by the home in their arguments or environment: some engines' workers rewrite their arguments."""
-        home = str(self.home)
+        """Found by the home in their arguments or environment, or by an engine's session: some engines' workers
+        overwrite both.
+        """
+        home, table, sessions = str(self.home), ProcessTable.snapshot(), self._sessions()
+        led_by_others = {
+            session
+            for session, started in sessions.items()
+            if (leader := table.get(session)) is not None and leader.started != started
+        }
         return [
             process
-            for process in ProcessTable.snapshot()
+            for process in table
             if not process.is_zombie
             and process.pid != os.getpid()
-            and (home in process.command_line or any(home in value for value in process.environ.values()))
+            and (
+                home in process.command_line
+                or any(home in value for value in process.environ.values())
+                or (process.session not in led_by_others and process.started >= sessions.get(process.session, math.inf))
+            )
         ]
+
+    def _sessions(self) -> dict[int, int]:
+        """The sessions of the engines that the process launcher has started here, each with its leader's start."""
+        states = [json.loads(path.read_text()) for path in self.home.glob("run/e/*/state.json")]
+        return {state["engine_pid"]: state["engine_ticks"] for state in states if state.get("engine_pid")}
 
     def client(self, key: str | None = None, *, url: str | None = None, tenant: str | None = None) -> httpx.Client:
         """A client of the management API; by default the operator's, on the admin port."""

@@ -58,13 +58,17 @@ class Phase(StrEnum):
 
 
 class ShimState(Struct, frozen=True, kw_only=True):
-    """What the shim writes. A shim that has died since is known by pid, start ticks and boot."""
+    """What the shim writes. A shim that has died since is known by pid, start ticks and boot; the session that its
+    engine led, by the engine's pid, start ticks and group of the scheduler.
+    """
 
     shim_pid: int
     shim_ticks: int
     boot_id: str
     phase: Phase
     engine_pid: int | None = None
+    engine_ticks: int = 0
+    engine_group: str = ""
     started_at: float = 0.0
     groups: tuple[str, ...] = ()
     enforced: tuple[str, ...] = ()

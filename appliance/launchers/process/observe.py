@@ -1,7 +1,8 @@
 """What is true of a process replica, and making it true again where its shim was killed.
 
 A dead shim's engine was killed by the kernel (PR_SET_PDEATHSIG); processes that the engine had started are found
-by the marker in their environment and by their control groups, and killed before anyone is told `exited`.
+by the marker in their environment, by the engine's session (those of vLLM overwrite their environment) and by their
+control groups, and killed before anyone is told `exited`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def settle(folder: ReplicaFolder, spec: ShimSpec) -> ShimState | None:
     state = folder.state()
     if state is not None and state.phase is Phase.EXITED:
         return state
-    if not procfs.kill_found(lambda: procfs.marked(spec.marker), timeout_s=_KILL_TIMEOUT_S):
+    session = _session(state)
+    if not procfs.kill_found(lambda: _left_by(spec, session), timeout_s=_KILL_TIMEOUT_S):
         return state
     if state is None:
         return None
@@ -60,6 +62,18 @@ def settle(folder: ReplicaFolder, spec: ShimSpec) -> ShimState | None:
         folder.clear_state()
         return None
     return folder.write_exit(state, _lost(state, spec, out_of_memory=out_of_memory))
+
+
+def _left_by(spec: ShimSpec, session: procfs.Session | None) -> list[int]:
+    members = session.members() if session else []
+    return list({*procfs.marked(spec.marker), *members})
+
+
+def _session(state: ShimState | None) -> procfs.Session | None:
+    """The session that the engine led; None where it never came up, or the machine has restarted since."""
+    if state is None or state.engine_pid is None or not state.engine_ticks or state.boot_id != procfs.boot_id():
+        return None
+    return procfs.Session(state.engine_pid, state.engine_ticks, state.engine_group)
 
 
 def _settle_locked(folder: ReplicaFolder, spec: ShimSpec) -> ShimState | None:

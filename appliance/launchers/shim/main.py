@@ -50,13 +50,21 @@ def main(folder: str, lock: int) -> None:
         return
     os.close(writing)
     os.set_blocking(reading, False)
-    state.write(phase="running", engine_pid=pid, started_at=time.time())
+    state.write(phase="running", started_at=time.time(), **_session(pid))
     _acknowledge({"pid": os.getpid(), "ticks": state.ticks})
     status = Supervisor(pid, output=output, pipe=reading, signals=signals, stop_file="stop.json").run()
     out_of_memory = groups.out_of_memory()
     groups.remove()
     state.write(phase="exited", exit=_exit(status, output.last_lines(_LAST_LINES), out_of_memory=out_of_memory))
     output.close()
+
+
+def _session(engine_pid: int) -> dict[str, object]:
+    """What names the engine's session once the engine is gone. It is not yet reaped, so that its pid is its own."""
+    process = procfs.read_process(engine_pid)
+    assert process is not None  # noqa: S101 - a child of ours
+    group = procfs.autogroup(engine_pid)
+    return {"engine_pid": engine_pid, "engine_ticks": process.ticks, "engine_group": group}
 
 
 class State:
