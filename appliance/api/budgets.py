@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, versioned
 from appliance.api.problems import problems
 from appliance.kernel.errors import Conflict, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -52,8 +52,7 @@ async def create_budget(
 @get("/budgets/{budget:str}", permission=Permission.usage_read, tags=TAGS, responses=problems(NotFound))
 async def get_budget(work: NamedDependency[Work], budget: FromPath[str]) -> Response[Budget]:
     """One budget, with what was spent of it."""
-    shown = await budgets.get_budget(work, budget)
-    return Response(shown, headers=etag(shown.version))
+    return versioned(await budgets.get_budget(work, budget))
 
 
 @patch(
@@ -66,10 +65,8 @@ async def update_budget(
     work: NamedDependency[Work], budget: FromPath[str], data: JSONBody[BudgetChange], if_match: IfMatch = None
 ) -> Response[Budget]:
     """Set another bound; what was spent stays. A tenant's budget is for the platform to change."""
-    row = await budgets.lock_budget(work, budget)
-    expect(if_match, row.version)
-    changed = await budgets.update_budget(work, row, data)
-    return Response(changed, headers=etag(changed.version))
+    row = expected(await budgets.lock_budget(work, budget), if_match)
+    return versioned(await budgets.update_budget(work, row, data))
 
 
 @delete(
@@ -80,8 +77,7 @@ async def update_budget(
 )
 async def delete_budget(work: NamedDependency[Work], budget: FromPath[str], if_match: IfMatch = None) -> None:
     """Lift a budget. A tenant's is for the platform to lift."""
-    row = await budgets.lock_budget(work, budget)
-    expect(if_match, row.version)
+    row = expected(await budgets.lock_budget(work, budget), if_match)
     await budgets.delete_budget(work, row)
 
 

@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, with_etag
 from appliance.api.problems import problems
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -50,7 +50,7 @@ async def list_pools(work: NamedDependency[Work], page: NamedDependency[PageRequ
 async def get_pool(work: NamedDependency[Work], pool: FromPath[str]) -> Response[Pool]:
     """One pool, by name or id."""
     row = await queries.pool_row(work.session, pool)
-    return Response(await queries.show_pool(work.session, row), headers=etag(row.version))
+    return with_etag(await queries.show_pool(work.session, row), row.version)
 
 
 @post("/pools", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
@@ -77,11 +77,10 @@ async def update_pool(
     work: NamedDependency[Work], pool: FromPath[str], data: JSONBody[PoolUpdate], if_match: IfMatch = None
 ) -> Response[Pool]:
     """Rename a pool or describe it anew."""
-    row = await queries.pool_row(work.session, pool)
-    expect(if_match, row.version)
+    row = expected(await queries.pool_row(work.session, pool), if_match)
     await operations.update_pool(work.session, row, data)
     work.record("pool.updated", "pool", row.id, detail={"name": row.name})
-    return Response(await queries.show_pool(work.session, row), headers=etag(row.version))
+    return with_etag(await queries.show_pool(work.session, row), row.version)
 
 
 @delete("/pools/{pool:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
@@ -174,7 +173,7 @@ async def list_flavors(work: NamedDependency[Work], page: NamedDependency[PageRe
 async def get_flavor(work: NamedDependency[Work], flavor: FromPath[str]) -> Response[Flavor]:
     """One flavor, by name or id."""
     row = await queries.flavor_row(work.session, flavor)
-    return Response(queries.show_flavor(row), headers=etag(row.version))
+    return with_etag(queries.show_flavor(row), row.version)
 
 
 @post("/flavors", permission=Permission.platform_write, tags=TAGS, responses=problems(NameTaken))
@@ -201,12 +200,11 @@ async def update_flavor(
     work: NamedDependency[Work], flavor: FromPath[str], data: JSONBody[FlavorUpdate], if_match: IfMatch = None
 ) -> Response[Flavor]:
     """Change a size for the replicas that start from now on."""
-    row = await queries.flavor_row(work.session, flavor)
-    expect(if_match, row.version)
+    row = expected(await queries.flavor_row(work.session, flavor), if_match)
     await operations.update_flavor(work.session, row, data)
     work.record("flavor.updated", "flavor", row.id, detail={"name": row.name})
     work.wake(SERVICES)
-    return Response(queries.show_flavor(row), headers=etag(row.version))
+    return with_etag(queries.show_flavor(row), row.version)
 
 
 @delete("/flavors/{flavor:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))

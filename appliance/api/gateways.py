@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, with_etag
 from appliance.api.problems import problems
 from appliance.gateway import operations, queries, sharing, views
 from appliance.gateway.errors import (
@@ -86,8 +86,7 @@ async def change_gateway(
     if_match: IfMatch = None,
 ) -> Response[GatewayView]:
     """Rename, move, widen, close or reopen a gateway; ports with listeners must stay in its range."""
-    row = await queries.lock_gateway(work.session, gateway)
-    expect(if_match, row.version)
+    row = expected(await queries.lock_gateway(work.session, gateway), if_match)
     await operations.change_gateway(work, row, data, context_of(request).parts.port_rules)
     return await _answer(request, work, row)
 
@@ -100,8 +99,7 @@ async def change_gateway(
 )
 async def delete_gateway(work: NamedDependency[Work], gateway: FromPath[str], if_match: IfMatch = None) -> None:
     """Remove a gateway that has no listeners."""
-    row = await queries.lock_gateway(work.session, gateway)
-    expect(if_match, row.version)
+    row = expected(await queries.lock_gateway(work.session, gateway), if_match)
     await operations.delete_gateway(work, row, service_names)
 
 
@@ -122,8 +120,7 @@ async def share_gateway(
 
     It is one of the gateway's ports. Where there is one already it is moved to the port that is given.
     """
-    row = await queries.lock_gateway(work.session, gateway)
-    expect(if_match, row.version)
+    row = expected(await queries.lock_gateway(work.session, gateway), if_match)
     await sharing.open_shared_listener(work, row, data.port)
     await work.session.flush()
     return await _answer(request, work, row)
@@ -137,14 +134,13 @@ async def share_gateway(
 )
 async def unshare_gateway(work: NamedDependency[Work], gateway: FromPath[str], if_match: IfMatch = None) -> None:
     """Take a gateway's shared listener away, which no service may depend on."""
-    row = await queries.lock_gateway(work.session, gateway)
-    expect(if_match, row.version)
+    row = expected(await queries.lock_gateway(work.session, gateway), if_match)
     await sharing.close_shared_listener(work, row, services_without_port)
 
 
 async def _answer(request: AnyRequest, work: Work, row: GatewayRow) -> Response[GatewayView]:
     view = await views.gateway(work.session, work.scope, row, context_of(request).settings.home_path)
-    return Response(view, headers=etag(row.version))
+    return with_etag(view, row.version)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

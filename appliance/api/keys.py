@@ -12,7 +12,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, versioned
 from appliance.api.problems import problems
 from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -53,8 +53,7 @@ def _without_secret(created: CreatedKey) -> CreatedKey:
 @get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
 async def get_key(work: NamedDependency[Work], key: FromPath[str]) -> Response[Key]:
     """One key, by name or id."""
-    shown = await keys.get_key(work, key)
-    return Response(shown, headers=etag(shown.version))
+    return versioned(await keys.get_key(work, key))
 
 
 @patch(
@@ -71,10 +70,8 @@ async def update_key(
     if_match: IfMatch = None,
 ) -> Response[Key]:
     """Change the services, routes and networks that a key is restricted to, or its limits; takes effect live."""
-    row = await keys.lock_key(work, key)
-    expect(if_match, row.version)
-    changed = await keys.update_key(work, row, data, context_of(request).parts.tenancy.check_services)
-    return Response(changed, headers=etag(changed.version))
+    row = expected(await keys.lock_key(work, key), if_match)
+    return versioned(await keys.update_key(work, row, data, context_of(request).parts.tenancy.check_services))
 
 
 @post(

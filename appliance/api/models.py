@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, with_etag
 from appliance.api.problems import problems
 from appliance.kernel.errors import StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -70,7 +70,7 @@ async def create_model(request: AnyRequest, work: NamedDependency[Work], data: J
 async def get_model(work: NamedDependency[Work], model: FromPath[str]) -> Response[Model]:
     """Show a model by its name or id."""
     row = await queries.find_model(work.scope, work.session, model)
-    return Response(model_view(row), headers=etag(row.version))
+    return with_etag(model_view(row), row.version)
 
 
 @patch(
@@ -83,10 +83,9 @@ async def change_model(
     work: NamedDependency[Work], model: FromPath[str], data: JSONBody[ModelChange], if_match: IfMatch = None
 ) -> Response[Model]:
     """Change description, task type, framework or the default version; an edited value wins over a detected one."""
-    row = await operations.find_own_model(work, model)
-    expect(if_match, row.version)
+    row = expected(await operations.find_own_model(work, model), if_match)
     await operations.change_model(work, row, data)
-    return Response(model_view(row), headers=etag(row.version))
+    return with_etag(model_view(row), row.version)
 
 
 @delete(
@@ -99,8 +98,7 @@ async def delete_model(
     request: AnyRequest, work: NamedDependency[Work], model: FromPath[str], if_match: IfMatch = None
 ) -> None:
     """Delete a model with all its versions; refused, with the reason, while a service uses one."""
-    row = await operations.find_own_model(work, model)
-    expect(if_match, row.version)
+    row = expected(await operations.find_own_model(work, model), if_match)
     await operations.delete_model(work, context_of(request).parts.models, row)
 
 

@@ -1,9 +1,10 @@
-"""Parameters that many routes share: the page of a list, and the version an update expects."""
+"""What many routes share: the page of a list, the version that an update expects, and the one an answer carries."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
+from litestar import Response
 from litestar.params import HeaderParameter, QueryParameter
 
 from appliance.kernel.errors import StaleVersion
@@ -18,12 +19,29 @@ async def provide_page(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> P
     return PageRequest(limit, cursor)
 
 
-def etag(version: int) -> dict[str, str]:
-    """The headers that carry an object's version."""
-    return {"ETag": f'"{version}"'}
+class Versioned(Protocol):
+    """A row, or what is shown of it, whose `version` grows with each change."""
+
+    @property
+    def version(self) -> int: ...
 
 
-def expect(if_match: str | None, version: int) -> None:
-    """Raise `StaleVersion` unless the caller's ETag, if any, is the current one."""
-    if if_match is not None and if_match not in ("*", f'"{version}"'):
-        raise StaleVersion(f'you have {if_match}, the current ETag is "{version}"; read the object again')
+V = TypeVar("V", bound=Versioned)
+T = TypeVar("T")
+
+
+def with_etag(shown: T, version: int, *, status: int = 200) -> Response[T]:
+    """Answer with what is shown of an object, and its version."""
+    return Response(shown, status_code=status, headers={"ETag": f'"{version}"'})
+
+
+def versioned(shown: V) -> Response[V]:
+    """The same of what is shown with its version."""
+    return with_etag(shown, shown.version)
+
+
+def expected(row: V, if_match: str | None) -> V:
+    """The row itself; `StaleVersion` unless the caller's ETag, if any, is its present one."""
+    if if_match is not None and if_match not in ("*", f'"{row.version}"'):
+        raise StaleVersion(f'you have {if_match}, the current ETag is "{row.version}"; read the object again')
+    return row

@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, with_etag
 from appliance.api.problems import problems
 from appliance.api.work import open_work
 from appliance.gateway.errors import GatewayClosed, GatewayFull, NoSharedListener, PortOutsideGateway, PortTaken
@@ -89,7 +89,7 @@ async def show_service(
     """Show a service by its name or id, with its deployments and replicas."""
     row = await queries.find(work.scope, work.session, service)
     view = await views.service(work.session, row, context_of(request).parts.origin)
-    return Response(view, headers=etag(row.version))
+    return with_etag(view, row.version)
 
 
 @patch(
@@ -106,8 +106,7 @@ async def update_service(
     if_match: IfMatch = None,
 ) -> Response[ServiceView]:
     """Change replicas, description, sampling defaults, or how its requests are treated; takes effect live."""
-    row = await queries.find(work.scope, work.session, service, lock=True)
-    expect(if_match, row.version)
+    row = expected(await queries.find(work.scope, work.session, service, lock=True), if_match)
     await lifecycle.update_service(work, row, data)
     return await _answer(request, work, row)
 
@@ -126,8 +125,7 @@ async def share_service(
     if_match: IfMatch = None,
 ) -> Response[ServiceView]:
     """Let the keys of these further tenants, and of no others, use the service; takes effect live."""
-    row = await queries.find(work.scope, work.session, service, lock=True)
-    expect(if_match, row.version)
+    row = expected(await queries.find(work.scope, work.session, service, lock=True), if_match)
     await lifecycle.share_service(work, row, data)
     return await _answer(request, work, row)
 
@@ -183,8 +181,7 @@ async def delete_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str], if_match: IfMatch = None
 ) -> Response[ServiceView]:
     """Delete a service; it is gone (404) once its replicas have stopped."""
-    row = await queries.find(work.scope, work.session, service, lock=True)
-    expect(if_match, row.version)
+    row = expected(await queries.find(work.scope, work.session, service, lock=True), if_match)
     await lifecycle.delete_service(work, row)
     return await _answer(request, work, row, status=202)
 
@@ -222,7 +219,7 @@ async def read_logs(
 
 
 async def _answer(request: AnyRequest, work: Work, row: ServiceRow, *, status: int = 200) -> Response[ServiceView]:
-    return Response(await _view(request, work, row), status_code=status, headers=etag(row.version))
+    return with_etag(await _view(request, work, row), row.version, status=status)
 
 
 async def _view(request: AnyRequest, work: Work, row: ServiceRow) -> ServiceView:

@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, versioned
 from appliance.api.problems import problems
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -45,8 +45,7 @@ async def create_tenant(
 @get("/tenants/{tenant:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
 async def get_tenant(work: NamedDependency[Work], tenant: FromPath[str]) -> Response[Tenant]:
     """One tenant, by name or id."""
-    shown = await tenancy.get_tenant(work, tenant)
-    return Response(shown, headers=etag(shown.version))
+    return versioned(await tenancy.get_tenant(work, tenant))
 
 
 @patch(
@@ -62,10 +61,8 @@ async def update_tenant(
 
     A suspended tenant's keys and logins open nothing.
     """
-    row = await tenancy.lock_tenant(work, tenant)
-    expect(if_match, row.version)
-    changed = await tenancy.update_tenant(work, row, data)
-    return Response(changed, headers=etag(changed.version))
+    row = expected(await tenancy.lock_tenant(work, tenant), if_match)
+    return versioned(await tenancy.update_tenant(work, row, data))
 
 
 @delete(
@@ -78,8 +75,7 @@ async def delete_tenant(
     request: Request[Any, Any, Any], work: NamedDependency[Work], tenant: FromPath[str], if_match: IfMatch = None
 ) -> None:
     """Delete a tenant that owns nothing any more."""
-    row = await tenancy.lock_tenant(work, tenant)
-    expect(if_match, row.version)
+    row = expected(await tenancy.lock_tenant(work, tenant), if_match)
     await tenancy.delete_tenant(work, row, context_of(request).parts.tenancy.blockers)
 
 

@@ -12,7 +12,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, etag, expect
+from appliance.api.parameters import IfMatch, expected, versioned
 from appliance.api.problems import problems
 from appliance.kernel.errors import NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
@@ -47,8 +47,7 @@ def _without_password(created: CreatedUser) -> CreatedUser:
 @get("/users/{user:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
 async def get_user(work: NamedDependency[Work], user: FromPath[str]) -> Response[User]:
     """One user, by name or id."""
-    shown = await users.get_user(work, user)
-    return Response(shown, headers=etag(shown.version))
+    return versioned(await users.get_user(work, user))
 
 
 @patch(
@@ -61,10 +60,8 @@ async def update_user(
     work: NamedDependency[Work], user: FromPath[str], data: JSONBody[UserChange], if_match: IfMatch = None
 ) -> Response[User]:
     """Rename a user, or make him an administrator of the platform, or no longer one."""
-    row = await users.lock_user(work, user)
-    expect(if_match, row.version)
-    changed = await users.update_user(work, row, data)
-    return Response(changed, headers=etag(changed.version))
+    row = expected(await users.lock_user(work, user), if_match)
+    return versioned(await users.update_user(work, row, data))
 
 
 @delete(
@@ -75,8 +72,7 @@ async def update_user(
 )
 async def delete_user(work: NamedDependency[Work], user: FromPath[str], if_match: IfMatch = None) -> None:
     """Delete a user with memberships and logins."""
-    row = await users.lock_user(work, user)
-    expect(if_match, row.version)
+    row = expected(await users.lock_user(work, user), if_match)
     await users.delete_user(work, row)
 
 
