@@ -23,21 +23,17 @@ T = TypeVar("T")
 LONGEST_KEY = 255
 
 
-def _whole(answer: object) -> object:
-    return answer
-
-
 async def once(
     request: Request[Any, Any, Any],
     work: Work,
     create: Callable[[], Awaitable[T]],
     *,
     status: int = 201,
-    keep: Callable[[T], object] = _whole,
+    shown_once: str | None = None,
 ) -> Response[T]:
-    """Answer with what `create` returns, or with what `keep` made of it the first time.
+    """Answer with what `create` returned the first time, but for its member `shown_once`.
 
-    What is kept lies in the database: `keep` leaves out a secret that is shown once.
+    What is kept for a repetition lies in the database, which no secret may.
     """
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -50,8 +46,12 @@ async def once(
         return await _replay(work, scope, key, digest)
     answer = await create()
     row = await work.session.get_one(IdempotencyRow, (scope, key))
-    row.status, row.body = status, msgspec.json.encode(keep(answer)).decode()
+    row.status, row.body = status, _kept(answer, shown_once).decode()
     return Response(answer, status_code=status)
+
+
+def _kept(answer: Any, shown_once: str | None) -> bytes:
+    return msgspec.json.encode(msgspec.structs.replace(answer, **{shown_once: None}) if shown_once else answer)
 
 
 async def _digest(request: Request[Any, Any, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -43,11 +42,7 @@ async def create_key(
 ) -> Response[CreatedKey]:
     """Create a key with at most one's own permissions; the answer has its secret, this once."""
     check = context_of(request).parts.tenancy.check_services
-    return await once(request, work, lambda: keys.create_key(work, data, check), keep=_without_secret)
-
-
-def _without_secret(created: CreatedKey) -> CreatedKey:
-    return msgspec.structs.replace(created, secret=None)
+    return await once(request, work, lambda: keys.create_key(work, data, check), shown_once="secret")
 
 
 @get("/keys/{key:str}", permission=Permission.key_read, tags=TAGS, responses=problems(NotFound))
@@ -104,7 +99,7 @@ async def create_platform_key(
     request: Request[Any, Any, Any], work: NamedDependency[Work], data: JSONBody[NewKey]
 ) -> Response[CreatedKey]:
     """Create a key for the admin port; the answer has its secret, this once."""
-    return await once(request, work, lambda: keys.create_platform_key(work, data), keep=_without_secret)
+    return await once(request, work, lambda: keys.create_platform_key(work, data), shown_once="secret")
 
 
 @post(

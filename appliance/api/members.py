@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -36,11 +35,7 @@ async def add_member(
 ) -> Response[AddedMember]:
     """Add a member: a new user, whose one-time password the answer has, this once."""
     passwords = context_of(request).passwords
-    return await once(request, work, lambda: members.add_member(work, data, passwords), keep=_without_password)
-
-
-def _without_password(added: AddedMember) -> AddedMember:
-    return msgspec.structs.replace(added, one_time_password=None)
+    return await once(request, work, lambda: members.add_member(work, data, passwords), shown_once="one_time_password")
 
 
 @patch(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
@@ -37,11 +36,7 @@ async def create_user(
 ) -> Response[CreatedUser]:
     """Create a user; the answer has the one-time password, this once."""
     passwords = context_of(request).passwords
-    return await once(request, work, lambda: users.create_user(work, data, passwords), keep=_without_password)
-
-
-def _without_password(created: CreatedUser) -> CreatedUser:
-    return msgspec.structs.replace(created, one_time_password=None)
+    return await once(request, work, lambda: users.create_user(work, data, passwords), shown_once="one_time_password")
 
 
 @get("/users/{user:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
