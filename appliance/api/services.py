@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post, put
@@ -141,13 +142,8 @@ async def start_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
 ) -> Response[ServiceView]:
     """Start a stopped service."""
-
-    async def start() -> ServiceView:
-        row = await queries.find(work.scope, work.session, service, lock=True)
-        await lifecycle.start_service(work, row)
-        return await _view(request, work, row)
-
-    return await once(request, work, start, status=202)
+    switch = _switch(request, work, service, lifecycle.start_service)
+    return await once(request, work, switch, status=202)
 
 
 @post(
@@ -161,13 +157,8 @@ async def stop_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
 ) -> Response[ServiceView]:
     """Stop a service; it keeps its name and port. Running requests may finish."""
-
-    async def stop() -> ServiceView:
-        row = await queries.find(work.scope, work.session, service, lock=True)
-        await lifecycle.stop_service(work, row)
-        return await _view(request, work, row)
-
-    return await once(request, work, stop, status=202)
+    switch = _switch(request, work, service, lifecycle.stop_service)
+    return await once(request, work, switch, status=202)
 
 
 @delete(
@@ -216,6 +207,17 @@ async def read_logs(
         row = await queries.find(work.scope, work.session, service)
         chosen = await queries.replica(work.session, row.id, replica)
     return await context_of(request).parts.read_log(chosen.id, tail)
+
+
+def _switch(
+    request: AnyRequest, work: Work, service: str, act: Callable[[Work, ServiceRow], Awaitable[object]]
+) -> Callable[[], Awaitable[ServiceView]]:
+    async def switch() -> ServiceView:
+        row = await queries.find(work.scope, work.session, service, lock=True)
+        await act(work, row)
+        return await _view(request, work, row)
+
+    return switch
 
 
 async def _answer(request: AnyRequest, work: Work, row: ServiceRow, *, status: int = 200) -> Response[ServiceView]:
