@@ -7,12 +7,14 @@ from litestar.types import ControllerRouterHandler
 from appliance.api import (
     audit,
     budgets,
-    compute,
+    flavors,
     gateways,
     keys,
     logins,
     members,
     models,
+    nodes,
+    pools,
     quotas,
     runtimes,
     services,
@@ -36,7 +38,8 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         uploads,
         services,
         gateways,
-        compute,
+        pools,
+        flavors,
         runtimes,
         usage,
         audit,
@@ -46,5 +49,5 @@ def tenant_routes() -> list[ControllerRouterHandler]:
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    modules = (status, tenants, users, keys, quotas, models, services, gateways, compute, runtimes, audit)
+    modules = (status, tenants, users, keys, quotas, models, services, gateways, pools, nodes, flavors, runtimes, audit)
     return [route for module in modules for route in module.admin_routes()]

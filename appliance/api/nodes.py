@@ -1,0 +1,108 @@
+"""Routes of nodes and their devices, which are for the platform's administrators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from litestar import get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.types import ControllerRouterHandler
+
+from appliance.api.problems import problems
+from appliance.kernel.errors import InUse, NotFound
+from appliance.kernel.pagination import Page, PageRequest
+from gpu import operations, queries
+from gpu.inventory import Inventory
+from gpu.schemas import (
+    Device,
+    DeviceFence,
+    Node,
+    NodeUpdate,
+)
+from tenants.permissions import Permission
+from tenants.work import Work
+
+TAGS = ["Compute"]
+SERVICES = "services"
+"""The reconciler that plans again when there is room where there was none."""
+
+InPool = Annotated[str | None, QueryParameter(name="pool", description="only those of this pool (name or id)")]
+OnNode = Annotated[str | None, QueryParameter(name="node", description="only those of this node (name or id)")]
+
+
+@get("/nodes", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def list_nodes(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], pool: InPool = None
+) -> Page[Node]:
+    """The machines, with what replicas have claimed of their memory."""
+    pool_id = (await queries.pool_row(work.session, pool)).id if pool is not None else None
+    return await queries.list_nodes(work.session, page, pool_id=pool_id)
+
+
+@get("/nodes/{node:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def get_node(work: NamedDependency[Work], node: FromPath[str]) -> Node:
+    """One node, by name or id."""
+    return await queries.show_node(work.session, await queries.node_row(work.session, node))
+
+
+@patch("/nodes/{node:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
+async def move_node(work: NamedDependency[Work], node: FromPath[str], data: JSONBody[NodeUpdate]) -> Node:
+    """Move a node on which nothing runs to another pool."""
+    row = await queries.node_row(work.session, node)
+    pool = await queries.pool_row(work.session, data.pool)
+    await operations.move_node(work.session, row, pool)
+    work.record("node.moved", "node", row.id, detail={"pool": pool.name})
+    work.wake(SERVICES)
+    return await queries.show_node(work.session, row)
+
+
+@get("/devices", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def list_devices(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], node: OnNode = None
+) -> Page[Device]:
+    """The devices, with their state and the replica that leases each."""
+    node_id = (await queries.node_row(work.session, node)).id if node is not None else None
+    return await queries.list_devices(work.session, page, node_id=node_id)
+
+
+@get("/devices/{device_id:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def get_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
+    """One device."""
+    return await queries.show_device(work.session, await queries.device_row(work.session, device_id))
+
+
+@post(
+    "/devices/{device_id:str}/fence",
+    status_code=200,
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound),
+)
+async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], data: JSONBody[DeviceFence]) -> Device:
+    """Take a device out: it gets no new lease until it is cleared. The replica that holds it goes on."""
+    row = await queries.device_row(work.session, device_id)
+    await operations.fence_device(work.session, row, data.reason)
+    work.record("device.fenced", "device", row.id, detail={"reason": data.reason})
+    return await queries.show_device(work.session, row)
+
+
+@post(
+    "/devices/{device_id:str}/clear",
+    status_code=200,
+    permission=Permission.platform_write,
+    tags=TAGS,
+    responses=problems(NotFound),
+)
+async def clear_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
+    """Lift a fence; the device is used again once a probe has seen it healthy."""
+    row = await queries.device_row(work.session, device_id)
+    await operations.clear_device(work.session, row)
+    work.record("device.cleared", "device", row.id)
+    work.wake(Inventory.name)
+    return await queries.show_device(work.session, row)
+
+
+def admin_routes() -> list[ControllerRouterHandler]:
+    """On the admin port alone."""
+    return [list_nodes, get_node, move_node, list_devices, get_device, fence_device, clear_device]
