@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+comma := ,
 export APPLIANCE_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
@@ -49,11 +51,17 @@ openapi: dev ## write docs/openapi/*.json from the routes
 check: lint types arch ## everything that needs no run: lint, types, imports, the OpenAPI documents
 	@$(BIN)/python -m appliance.api.document --check docs/openapi
 
-test: dev ## the tests that a bare machine can run; the others say why they are skipped
-	@$(BIN)/pytest
+# Tests side by side, then those that need the machine for themselves; all of them, whatever fails.
+define run_tests
+@status=0; $(1) $(BIN)/pytest --numprocesses $(WORKERS) -m "not alone" || status=1; \
+	$(1) $(BIN)/pytest -m alone || status=1; exit $$status
+endef
+
+test: dev ## the tests that a bare machine can run; the others say why they are skipped (WORKERS=2 at a time)
+	$(call run_tests)
 
 test-all: dev ## every test; Docker, PostgreSQL, the engines, Node and nginx are required
-	@APPLIANCE_TEST_REQUIRE=docker,postgres,engines,node,nginx $(BIN)/pytest
+	$(call run_tests,APPLIANCE_TEST_REQUIRE=docker$(comma)postgres$(comma)engines$(comma)node$(comma)nginx)
 
 bench-launch: dev ## what is ours between the create request and the first token
 	@$(BIN)/python -m bench.launch

@@ -12,4 +12,5 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.docker",
     "tests.support.database",
+    "tests.support.scheduling",
 ]

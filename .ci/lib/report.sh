@@ -1,4 +1,4 @@
-# Section headings with timings, and waiting on conditions. Sourced, never run.
+# Section headings with timings, running side by side, and waiting on conditions. Sourced, never run.
 
 SECTION_NAMES=()
 SECTION_SECONDS=()
@@ -27,6 +27,42 @@ print_timings() {
     printf '%6d s  %s\n' "${SECTION_SECONDS[index]}" "${SECTION_NAMES[index]}"
   done
   printf '%6d s  all\n' "$SECONDS"
+}
+
+# Process groups of what runs side by side, for a clean-up.
+SIDES=()
+
+# side_by_side FUNCTION...: runs them at once, each in a process group of its own, and shows what each said when it
+# has ended. Fails when one of them failed, after all have ended.
+side_by_side() {
+  local name index failed=() logs
+  logs=$(mktemp -d)
+  set -m
+  for name in "$@"; do
+    (SECONDS=0; "$name"; echo "($SECONDS s)") >"$logs/$name" 2>&1 &
+    SIDES+=($!)
+  done
+  set +m
+  for index in "${!SIDES[@]}"; do
+    name=${*:index+1:1}
+    wait "${SIDES[index]}" || failed+=("$name")
+    printf -- '--- %s\n' "$name"
+    cat "$logs/$name"
+  done
+  SIDES=()
+  rm -rf "$logs"
+  if ((${#failed[@]})); then
+    echo "failed: ${failed[*]}" >&2
+    return 1
+  fi
+}
+
+# Ends what side_by_side left running when the run was interrupted.
+sides_stop() {
+  local group
+  for group in "${SIDES[@]}"; do
+    kill -TERM -- "-$group" 2>/dev/null || true
+  done
 }
 
 # wait_for DEADLINE_S PID COMMAND...: until COMMAND succeeds. Fails at the deadline, and at once when the

@@ -7,7 +7,8 @@ tasks interleave differently. It does nothing unless the environment asks:
 * `APPLIANCE_CRASH_TRACE=<file>`: append one line for each point that is reached;
 * `APPLIANCE_CRASH_AT=<point>#<n>`: SIGKILL this process the n-th time (1-based) that the point is reached;
 * `APPLIANCE_CRASH_FILE=<file>`: the same, told by a file that may change while the process runs; each change begins
-  to count anew, and nothing happens while the file is absent or empty.
+  to count anew, and nothing happens while the file is absent or empty. Of several lines the one that is reached first
+  counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 
 _trace = os.environ.get("APPLIANCE_CRASH_TRACE")
 _order_file = os.environ.get("APPLIANCE_CRASH_FILE")
-_order = os.environ.get("APPLIANCE_CRASH_AT", "")
+_order = frozenset(os.environ.get("APPLIANCE_CRASH_AT", "").split())
 _armed = bool(_trace or _order_file or _order)
 _counts: Counter[str] = Counter()
 _ANONYMOUS = re.compile(r"Task-\d+|starlette.*|.*RequestResponseCycle.*")
@@ -36,18 +37,18 @@ def reached(step: str) -> None:
     if _trace:
         with Path(_trace).open("a", encoding="utf-8") as file:
             file.write(f"{point}\n")
-    if f"{point}#{_counts[point]}" == _order:
+    if f"{point}#{_counts[point]}" in _order:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _read_order() -> None:
-    global _order  # noqa: PLW0603 - one process, one order
+    global _order  # noqa: PLW0603 - one process, one set of orders
     if not _order_file:
         return
     try:
-        now = Path(_order_file).read_text(encoding="utf-8").strip()
+        now = frozenset(Path(_order_file).read_text(encoding="utf-8").split())
     except FileNotFoundError:
-        now = ""
+        now = frozenset()
     if now != _order:
         _order = now
         _counts.clear()

@@ -11,6 +11,7 @@ import httpx
 
 from tenants.permissions import TENANT_PERMISSIONS
 from tests.support.appliance import Appliance, Tenant, done
+from tests.support.http import PLAIN
 from tests.support.models import write_tiny_model
 from tests.support.waiting import eventually
 
@@ -108,7 +109,7 @@ class Neighbour:
         headers = {"Authorization": f"Bearer {self.secret}"}
 
         def answered() -> bool:
-            return httpx.post(f"{self.url}/chat/completions", json=body, headers=headers).is_success
+            return PLAIN.post(f"{self.url}/chat/completions", json=body, headers=headers).is_success
 
         eventually(answered, message="the gateway knows the key")
         eventually(lambda: done(self.as_operator.get("usage/records"))["items"], 15, message="the usage is recorded")

@@ -19,6 +19,7 @@ from appliance.api.openapi import document
 from tests.api.neighbours import CANARY, Neighbour, canaries, leaks
 from tests.api.specimens import Json, Operation, example, operations, resolved
 from tests.support.appliance import Appliance, done
+from tests.support.http import PLAIN
 
 SHARED = {"gateway": "default", "pool": "default", "flavor": "cpu-small", "runtime": "light"}
 """Path parameters that name what the platform lends to every tenant, with one that there is."""
@@ -206,12 +207,12 @@ def test_an_idempotency_key_is_each_tenants_own(owner: Neighbour, intruder: Neig
 def test_a_key_opens_no_other_tenants_service(owner: Neighbour, intruder: Neighbour, feathers: set[str]):
     headers = {"Authorization": f"Bearer {intruder.secret}"}
     body = {"model": f"{CANARY}-served", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-    models = httpx.get(f"{owner.url}/models", headers=headers)
-    chat = httpx.post(f"{owner.url}/chat/completions", headers=headers, json=body)
+    models = PLAIN.get(f"{owner.url}/models", headers=headers)
+    chat = PLAIN.post(f"{owner.url}/chat/completions", headers=headers, json=body)
     for answer, sent in ((models, ""), (chat, body)):
         assert answer.is_success is False or not answer.json()["data"]
         assert not leaks(answer, feathers, sent)
-    elsewhere = httpx.post(f"{intruder.url}/chat/completions", headers=headers, json=body)
+    elsewhere = PLAIN.post(f"{intruder.url}/chat/completions", headers=headers, json=body)
     assert elsewhere.status_code == HTTPStatus.NOT_FOUND
 
 

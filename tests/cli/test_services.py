@@ -8,11 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from appliance.cli.following import added
 from tests.cli.conftest import CommandLine, rows
+from tests.support.http import PLAIN
 from tests.support.models import write_tiny_model
 from tests.support.waiting import eventually
 
@@ -132,7 +132,7 @@ def test_usage_is_totalled_and_listed(tenant: CommandLine, chat: str):
     url = tenant.json("service", "show", chat)["url"]
     body = {"model": "chat", "messages": [{"role": "user", "content": "a b"}], "max_tokens": 3}
     headers = {"Authorization": f"Bearer {secret}"}
-    eventually(lambda: httpx.post(f"{url}/chat/completions", json=body, headers=headers).is_success)
+    eventually(lambda: PLAIN.post(f"{url}/chat/completions", json=body, headers=headers).is_success)
     eventually(lambda: tenant.json("usage", "records"), 15, message="the request is recorded")
     total = tenant.json("usage", "totals", "--for-key", "metered", "--service", chat)["items"][0]
     assert (total["requests"], total["prompt_tokens"], total["completion_tokens"]) == (1, 2, 3)

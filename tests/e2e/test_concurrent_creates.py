@@ -20,6 +20,8 @@ PLATFORM_LIMIT: Final = 12
 TENANT_LIMIT: Final = 10
 GATEWAY_PORTS: Final = 16
 
+pytestmark = pytest.mark.alone  # SQLite's writers wait for one another, and are refused after a bounded time
+
 _numbers = itertools.count(1)
 
 

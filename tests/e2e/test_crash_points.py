@@ -23,7 +23,7 @@ def test_every_crash_point_converges(tmp_path: Path, record_property: Callable[[
     with _under_traffic(tmp_path) as (appliance, crasher):
         points = crasher.discover()
         assert len(points) > 40, points
-        missed = [str(point) for point in points if not crasher.die_at([point])]
+        missed = [str(point) for point in crasher.die_at_each(points)]
         record_property("crash_points", len(points))
         record_property("missed", missed)
         print(f"{len(points)} crash points, {len(missed)} not reached again: {missed}")  # noqa: T201
@@ -49,7 +49,7 @@ def test_a_sample_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
 def _dies_at_a_sample(folder: Path, environ: Mapping[str, str]) -> None:
     with _under_traffic(folder, **environ) as (appliance, crasher):
         points = crashing.sample(crasher.discover(), SAMPLE, SEED)
-        missed = [str(point) for point in points if not crasher.die_at([point])]
+        missed = [str(point) for point in crasher.die_at_each(points)]
         print(f"{[str(point) for point in points]}, not reached again: {missed}")  # noqa: T201
         assert len(missed) <= SAMPLE // 4, missed
         assert appliance.engines() == 1

@@ -16,6 +16,7 @@ import pytest
 from tests.support import postgres
 from tests.support.appliance import Appliance, Tenant, done, prepared, running
 from tests.support.crashing import steady_traffic
+from tests.support.http import PLAIN
 from tests.support.postgres import PostgresServer
 from tests.support.processes import Process, ProcessTable
 from tests.support.waiting import eventually
@@ -69,8 +70,8 @@ def test_postgresql_crashes_and_comes_back(postgres_of_its_own: PostgresServer, 
         assert time.monotonic() - began < 2 * PATIENCE_S
         assert _is_told_to_retry(read), read.text
         assert _is_told_to_retry(written), written.text
-        assert httpx.get(f"{appliance.metrics_url}/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE
-        assert httpx.get(f"{appliance.metrics_url}/healthz").status_code == httpx.codes.OK
+        assert PLAIN.get(f"{appliance.metrics_url}/readyz").status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert PLAIN.get(f"{appliance.metrics_url}/healthz").status_code == httpx.codes.OK
         postgres_of_its_own.start()
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.http import PLAIN
 from tests.support.processes import Process, ProcessTable
 from tests.support.waiting import eventually
 
@@ -87,5 +88,5 @@ def _events(tenant: Tenant) -> list[dict[str, Any]]:
 def _answers(tenant: Tenant, url: str) -> None:
     key = tenant.known_key(url)
     body = {"model": NAME, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-    answer = httpx.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+    answer = PLAIN.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == httpx.codes.OK, answer.text

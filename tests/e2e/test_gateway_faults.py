@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.http import PLAIN
 from tests.support.waiting import eventually
 
 
@@ -103,5 +104,5 @@ def _failed(tenant: Tenant, port: int) -> str:
 
 def _answers(url: str, key: str, model: str) -> bool:
     body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
-    answer = httpx.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
+    answer = PLAIN.post(f"{url}/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"})
     return answer.status_code == httpx.codes.OK

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.http import PLAIN
 from tests.support.waiting import eventually
 
 LIVE_S = 5.0
@@ -45,7 +46,7 @@ def url(tenant: Tenant) -> str:
 
 def ask(url: str, key: str, model: str = "chat", **members: Any) -> httpx.Response:
     body = PROMPT | {"model": model} | members
-    return httpx.post(f"{url}/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    return PLAIN.post(f"{url}/completions", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
 def asking(url: str, key: str, count: int) -> list[int]:
@@ -57,7 +58,7 @@ def known_key(tenant: Tenant, url: str, name: str, **members: Any) -> dict[str, 
     made = done(tenant.client.post("keys", json={"name": name, **members}))
     headers = {"Authorization": f"Bearer {made['secret']}"}
     eventually(
-        lambda: all(httpx.get(f"{url}/models", headers=headers).status_code != 401 for _ in range(20)),
+        lambda: all(PLAIN.get(f"{url}/models", headers=headers).status_code != 401 for _ in range(20)),
         LIVE_S,
         message=f"key {name} is known",
     )
@@ -123,7 +124,7 @@ def test_one_port_leads_to_every_service_that_a_key_may_use(appliance: Appliance
 
 
 def models(url: str, key: str) -> set[str]:
-    listed = done(httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}))
+    listed = done(PLAIN.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}))
     return {model["id"] for model in listed["data"]}
 
 

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.http import PLAIN
 from tests.support.waiting import eventually
 
 
@@ -104,7 +105,7 @@ def test_scaling_stopping_starting_and_deleting(tenant: Tenant, key: str) -> Non
     eventually(lambda: _live_replicas(tenant, "life") == 1)
     done(tenant.client.post("services/life/stop"))
     tenant.until("life", "stopped")
-    answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"})
+    answer = PLAIN.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == httpx.codes.OK
     done(tenant.client.post("services/life/start"))
     tenant.until("life", "ready")

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.appliance import Appliance, Tenant, done, running
+from tests.support.http import PLAIN
 from tests.support.waiting import eventually
 
 CHAT = "chat/completions"
@@ -24,7 +25,7 @@ class Caller:
 
     def ask(self) -> httpx.Response:
         body = {"model": self._model, "messages": [{"role": "user", "content": "a b"}], "max_tokens": 1}
-        return httpx.post(
+        return PLAIN.post(
             f"{self._url}/{CHAT}", json=body, headers={"Authorization": f"Bearer {self._key}"}, timeout=30
         )
 

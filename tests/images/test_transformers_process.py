@@ -42,6 +42,7 @@ async def test_neighbours_change_no_answer(tmp_path: Path) -> None:
     assert [text_of(answer) for answer in answers] == alone
 
 
+@pytest.mark.alone
 async def test_eight_together_are_much_faster_than_one_by_one(engine: EngineProcess) -> None:
     async with engine.client() as client:
         fields: dict[str, Any] = {"max_tokens": 80, "ignore_eos": True}

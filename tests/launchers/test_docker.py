@@ -183,6 +183,7 @@ async def test_nothing_secret_or_foreign_is_in_what_docker_tells(docker_bench: W
     assert names == {"PATH", "HOME", "LANG", "NVIDIA_VISIBLE_DEVICES", *spec.env}
 
 
+@pytest.mark.alone
 async def test_a_daemon_that_is_down_is_unreachable_and_nothing_is_gone() -> None:
     launcher = DockerLauncher("test", root=Path("/tmp/e"), settings=DockerSettings(host="unix:///tmp/no-such.sock"))
     began = time.monotonic()
@@ -228,6 +229,7 @@ async def test_a_daemon_that_is_killed_loses_no_replica(own_daemon: tuple[Daemon
     assert await launcher.start(spec) == handle
 
 
+@pytest.mark.alone
 async def test_a_daemon_that_hangs_is_noticed_once_and_found_again(own_daemon: tuple[Daemon, Workbench]) -> None:
     daemon, bench = own_daemon
     spec = bench.spec()

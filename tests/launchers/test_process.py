@@ -280,6 +280,7 @@ async def test_the_engine_is_made_a_better_victim_and_dumps_no_core(process_benc
     assert await bench.launcher().logs(spec.replica_id) == ["500", "0", "0007"]
 
 
+@pytest.mark.alone
 async def test_a_start_is_quick(process_bench: Workbench) -> None:
     """Generous beside what it takes (about 60 ms), so that a busy machine does not fail it."""
     bench = process_bench

@@ -301,6 +301,7 @@ def test_networks_of_a_key(networks: list[str], peer: str, allowed: object) -> N
     assert principal(networks=networks).may_come_from(peer) is allowed
 
 
+@pytest.mark.alone
 def test_one_changed_service_among_500_is_applied_in_milliseconds() -> None:
     known = backends()
     services = [shard(f"s{number}", f"t{number % 50}") for number in range(500)]

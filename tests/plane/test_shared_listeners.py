@@ -156,6 +156,7 @@ def test_anothers_service_is_answered_like_one_that_does_not_exist(
     assert engine.requests == []
 
 
+@pytest.mark.alone
 def test_time_tells_nothing_of_anothers_service(shared: Gateway) -> None:
     took: dict[str, list[float]] = {"secret-m": [], "nobodys": []}
     with shared.connect() as connection:

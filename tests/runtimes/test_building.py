@@ -47,6 +47,7 @@ def installing(tmp_path: Path) -> RuntimeSpec:
     return light(folder, WITH_REQUIREMENTS)
 
 
+@pytest.mark.alone
 async def test_an_environment_is_built_once(installing: RuntimeSpec, tmp_path: Path) -> None:
     environments, told = tmp_path / "environments", list[str]()
     assert not is_ready(installing, environments)

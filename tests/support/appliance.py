@@ -25,6 +25,7 @@ import httpx
 from tests.checker.database import SQLITE, Row, read_tables
 from tests.checker.run import check
 from tests.checker.violations import Violation
+from tests.support.http import PLAIN
 from tests.support.light import containers_of, remove_containers
 from tests.support.models import write_tiny_model
 from tests.support.ports import free_ports
@@ -94,7 +95,7 @@ class Appliance:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.metrics_url}/readyz").status_code == httpx.codes.OK and self._has_key()
+            return PLAIN.get(f"{self.metrics_url}/readyz").status_code == httpx.codes.OK and self._has_key()
         except httpx.TransportError:
             return False
 
@@ -252,7 +253,7 @@ class Tenant:
         secret = self.key(name, **members)
 
         def is_known() -> bool:
-            answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {secret}"})
+            answer = PLAIN.get(f"{url}/models", headers={"Authorization": f"Bearer {secret}"})
             return answer.status_code == httpx.codes.OK
 
         eventually(lambda: all(is_known() for _ in range(20)), message=f"key {name} is known")

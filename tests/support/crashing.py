@@ -25,6 +25,8 @@ CONVERGES_S: Final = 30.0
 """From the restart, besides the engine's own loading, which the light engine hardly has."""
 _OFTEN: Final = 3
 """Of a point that is reached many times in one life, so many are tried."""
+_DEATHS: Final = 5
+"""In one life, where all points are tried: few enough to tell which of them a violation comes from."""
 _BACKGROUND: Final = (
     "@activity",
     "@audit-seal",
@@ -147,26 +149,74 @@ class Crasher:
         life = self._life()
         reached = [self._die_once(life, point) for point in points]
         life.continue_()
+        self._check(points)
+        return all(reached)
+
+    def _check(self, points: Sequence[Point]) -> None:
         violations = self._appliance.violations()
         assert not violations, f"after {', '.join(map(str, points))}: {violations}"
-        return all(reached)
+
+    def die_at_each(self, points: Sequence[Point]) -> list[Point]:
+        """Die once at every point, at several of them in each life; those that no life reached.
+
+        Each life is armed with all points that are left and dies at whichever comes first, up to `_DEATHS` times. The
+        checks are those of `die_at`.
+        """
+        unmet: list[Point] = []
+        for moment in Moment:
+            left = {point for point in points if point.moment is moment}
+            while left and (died := self._live_and_die(moment, left)):
+                left -= died
+            unmet += sorted(left)
+        return unmet
+
+    def _live_and_die(self, moment: Moment, points: set[Point]) -> set[Point]:
+        life, died, passed = self._life(), list[Point](), Counter[str]()
+        while len(died) < _DEATHS and (point := self._die_at_first(life, moment, points - set(died), passed)):
+            died.append(point)
+            if moment is Moment.life:
+                self._appliance.start()
+        if self._appliance.wait_for_death(0):
+            self._appliance.start()
+        life.continue_()
+        self._check(died)
+        return set(died)
+
+    def _die_at_first(self, life: Life, moment: Moment, points: set[Point], passed: Counter[str]) -> Point | None:
+        """Die at the first of `points` that is reached and stay dead; `passed` counts what the life went by."""
+        if moment is Moment.start:
+            passed.clear()
+            self._appliance.kill()
+        ahead = [point for point in points if point.number > passed[point.name]]
+        self._trace.unlink(missing_ok=True)
+        self._order.write_text("\n".join(f"{point.name}#{point.number - passed[point.name]}" for point in ahead))
+        if not self._dies(life, moment):
+            return None
+        trace = self._trace.read_text().split()
+        passed.update(trace)
+        reached = [point for point in ahead if point.name == trace[-1]]
+        assert reached, f"the control plane died at {trace[-1]}, where it was not told to:\n{self._appliance.output()}"
+        return min(reached, key=lambda point: point.number)
 
     def _die_once(self, life: Life, point: Point) -> bool:
         if point.moment is Moment.start:
             self._appliance.kill()
         self._order.write_text(f"{point.name}#{point.number}")
-        if point.moment is Moment.start:
+        if died := self._dies(life, point.moment):
+            self._appliance.start()
+        return died
+
+    def _dies(self, life: Life, moment: Moment) -> bool:
+        """Whether the control plane, armed, dies on its way through the life."""
+        if moment is Moment.start:
             self._appliance.spawn()
         if self._appliance.until_ready_or_dead():
             try:
                 life.continue_()
             except Died:
                 assert self._appliance.wait_for_death(5), "the control plane does not answer and is not dead"
-        died = self._appliance.wait_for_death(0)
         self._order.unlink()
-        if died:
-            self._appliance.start()
-        return died
+        return self._appliance.wait_for_death(0)
 
     def _life(self) -> Life:
         self._lives += 1

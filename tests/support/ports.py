@@ -1,7 +1,7 @@
 """TCP ports for tests: outside the ephemeral range, so that no outgoing connection takes one in between.
 
-A port is probed before it is handed out and handed out once per process. Processes begin at different places,
-so that two test runs on one machine rarely probe the same port at the same time.
+A port is probed before it is handed out and handed out once per process. The workers of one run have ranges of their
+own; runs begin at different places, so that two on one machine rarely probe the same port at the same time.
 """
 
 import itertools
@@ -15,8 +15,12 @@ _STRIDE = 64
 
 
 def _candidates() -> Iterator[int]:
-    offset = (os.getpid() * _STRIDE) % COUNT
-    return (FIRST + (offset + step) % COUNT for step in itertools.count())
+    """pytest-xdist numbers its workers gw0, gw1 and so on, and says how many there are."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    width = COUNT // workers
+    offset = (os.getpid() * _STRIDE) % width
+    return (FIRST + worker % workers * width + (offset + step) % width for step in itertools.count())
 
 
 _next_candidate = _candidates()

@@ -8,7 +8,10 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 POLL_S: Final = 0.02
-"""Between two looks: short beside what is waited for, long beside what a look costs."""
+"""Between the first looks: short beside what is waited for, long beside what a look costs."""
+POLL_AT_MOST_S: Final = 0.1
+_SHARE: Final = 0.05
+"""Later a look comes after this share of the time that was waited so far: what takes long is looked at less often."""
 
 
 def eventually(
@@ -23,7 +26,8 @@ def eventually(
     `timeout` is in seconds. An exception of `ignoring` counts as false; any other ends the wait. At the deadline
     `AssertionError` shows the message, the last answer and the last exception.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     while True:
         answer: T | None = None
         failure: Exception | None = None
@@ -35,7 +39,7 @@ def eventually(
             return answer
         if time.monotonic() >= deadline:
             raise _gave_up(condition, timeout, message, answer) from failure
-        time.sleep(POLL_S)
+        time.sleep(_pause(began))
 
 
 async def eventually_async(
@@ -46,7 +50,8 @@ async def eventually_async(
     ignoring: tuple[type[Exception], ...] = (),
 ) -> T:
     """The same for a coroutine function, which may itself take up to what is left of `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     while True:
         answer: T | None = None
         failure: Exception | None = None
@@ -61,7 +66,11 @@ async def eventually_async(
             return answer
         if time.monotonic() >= deadline:
             raise _gave_up(condition, timeout, message, answer) from failure
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(_pause(began))
+
+
+def _pause(began: float) -> float:
+    return min(max(POLL_S, _SHARE * (time.monotonic() - began)), POLL_AT_MOST_S)
 
 
 def _gave_up(condition: object, timeout: float, message: str, answer: object) -> AssertionError:
