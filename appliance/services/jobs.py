@@ -1,7 +1,9 @@
 """One task for each replica that needs something: what it does follows from the replica's state.
 
 A job ends when it moved its replica on, or when it could not; either way the next round starts the job that the
-state then asks for. A job never holds a session across a side effect.
+state then asks for. It begins by looking whether the state still is: a round that read its rows before another job
+of the replica ended would otherwise have, say, an engine probed once more than is counted. A job never holds a
+session across a side effect.
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from sqlalchemy import select
+
 from appliance.kernel.errors import Unavailable
 from appliance.kernel.logging import get_logger
 from appliance.services import joining, launching, leaving, readiness
 from appliance.services.machinery import Machinery
 from appliance.services.states import ReplicaState
+from appliance.services.tables import ReplicaRow
 from appliance.services.transitions import Overtaken
 
 log = get_logger(__name__)
@@ -65,6 +70,7 @@ class Jobs:
 
     async def _run(self, replica_id: str, state: ReplicaState) -> None:
         try:
+            await self._look(replica_id, state)
             await JOBS[state](self._machinery, replica_id)
         except Overtaken:
             log.info("replica.overtaken", replica=replica_id, state=state.value)
@@ -78,3 +84,9 @@ class Jobs:
             if self._tasks.get(replica_id, (None, None))[1] is asyncio.current_task():
                 del self._tasks[replica_id]
                 self._machinery.wake()
+
+    async def _look(self, replica_id: str, state: ReplicaState) -> None:
+        async with self._machinery.guarded.read() as session:
+            found = await session.scalar(select(ReplicaRow.state).where(ReplicaRow.id == replica_id))
+        if found != state:
+            raise Overtaken(f"{replica_id} is {found} by now")

@@ -43,6 +43,10 @@ class MemoryLauncher:
     def running(self) -> set[str]:
         return set(self._engines)
 
+    def answered(self, replica_id: str) -> int:
+        """Bytes of answers (an engine without metrics only answers completions with any) so far."""
+        return self._engines[replica_id].bytes_sent
+
     def layout(self, *, run_dir: Path, model_dir: Path | None, cache_dir: Path | None) -> EngineLayout:
         return EngineLayout(socket=run_dir / "engine.sock", model=model_dir, cache=cache_dir)
 

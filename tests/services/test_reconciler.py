@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from sqlalchemy import update
 
 from appliance.kernel.errors import Unavailable
 from appliance.services import shutdown
+from appliance.services.jobs import JOBS, Jobs
 from appliance.services.lifecycle import start_service, stop_service
 from appliance.services.reconciler import ServiceReconciler
 from appliance.services.states import Desired, ReplicaState, ServiceState
@@ -86,6 +88,27 @@ async def test_what_a_round_saw_is_not_shown_over_a_newer_desire(stage: Stage) -
     await round_
     assert (await stage.service(service_id)).state != ServiceState.stopped
     assert (await stage.until(service_id, ServiceState.ready)).desired == Desired.running
+
+
+@pytest.mark.parametrize("state", sorted(JOBS.keys() - {ReplicaState.ready}))
+async def test_a_job_for_a_state_that_is_over_touches_nothing(stage: Stage, state: ReplicaState) -> None:
+    """A round may have read its rows before the replica's last job ended; its engine is not asked for a token again."""
+    service_id = await stage.create()
+    await stage.until(service_id, ServiceState.ready)
+    await stage.reconciler.close()
+    [before] = await stage.replicas(service_id)
+    answered = stage.launcher.answered(before.id)
+    jobs = Jobs(stage.machinery)
+    jobs.ensure(before.id, state)
+
+    async def has_ended() -> bool:
+        return jobs.busy() == 0
+
+    await eventually_async(has_ended)
+    [after] = await stage.replicas(service_id)
+    assert (after.state, after.probe_completion_tokens) == ("ready", before.probe_completion_tokens)
+    assert stage.launcher.answered(before.id) == answered > 0
+    assert stage.launcher.running == {before.id}
 
 
 async def test_a_launch_is_waited_for_when_the_appliance_stops(stage: Stage) -> None:
