@@ -1,7 +1,7 @@
 """Requests over plain HTTP, each on a connection of its own, so that every worker behind a port is met.
 
 `httpx.get` makes a client for each request and with it a TLS context, which reads every authority that the machine
-trusts: 40 ms of processor time, two thousand times what the request takes.
+trusts: 40 ms of processor time, a hundred times what the request takes.
 """
 
 from __future__ import annotations
