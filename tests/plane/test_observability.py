@@ -20,14 +20,13 @@ from appliance.gateway.plane.exposition import exposition
 from appliance.gateway.plane.histograms import quantile
 from appliance.gateway.plane.local import STATE, ask
 from appliance.gateway.plane.meter import encode_record
-from appliance.gateway.plane.metrics import MAX_DEPLOYMENTS, Metrics
 from appliance.gateway.plane.schemas.listeners import NodeSettings
 from appliance.gateway.plane.spool import FULL, Spool
 from appliance.gateway.plane.upkeep import Upkeep, waiting_bytes
 from tests.plane.fake_engine import FakeEngine
 from tests.plane.harness import KEY, SERVICE, Gateway, chat, request, running, service
+from tests.plane.records import LOG, metrics_of, record
 from tests.plane.test_accounting import Books
-from tests.plane.test_files import LOG, record
 from tests.plane.test_rollup import totals, usage, write
 from tests.support.waiting import eventually
 
@@ -158,7 +157,7 @@ def test_time_between_tokens_is_counted_and_shipped(own_gateway: Gateway, own_en
 def test_expositions_of_workers_are_joined_family_by_family() -> None:
     texts = []
     for worker in range(2):
-        metrics = Metrics(worker, lambda: iter(()), lambda: "id")
+        metrics = metrics_of(worker)
         metrics.observe(record(1, duration_ms=40.0, stream=True, ttft_ms=5.0), "ten_1")
         texts.append(exposition(metrics))
     joined = wire.merge_expositions(texts)
@@ -168,32 +167,6 @@ def test_expositions_of_workers_are_joined_family_by_family() -> None:
         assert samples(joined)[f'appliance_gateway_request_duration_seconds_bucket{{{labels},le="0.065536"}}'] == 1
     families = re.findall(r"^# TYPE (\S+)", joined, re.MULTILINE)
     assert len(families) == len(set(families))
-
-
-def test_series_are_bounded() -> None:
-    metrics = Metrics(0, lambda: iter(()), lambda: "id")
-    for number in range(2 * MAX_DEPLOYMENTS):
-        metrics.observe(record(number, deployment_id=f"dep_{number}", tenant_id=f"ten_{number}"), "ten_1")
-    assert len(metrics.deployments) <= MAX_DEPLOYMENTS + 1
-    assert len(metrics.tenants) <= MAX_DEPLOYMENTS + 1
-    assert sum(sums[0] for sums in metrics.tenants.values()) == 2 * MAX_DEPLOYMENTS
-
-
-def test_minutes_add_up_to_what_is_exposed() -> None:
-    metrics = Metrics(0, lambda: iter(()), iter(map(str, range(100))).__next__)
-    assert metrics.take_minute(59.0) == []
-    metrics.observe(record(1, duration_ms=10.0, prompt_tokens=3), "ten_1")
-    (first,) = metrics.take_minute(60.0)
-    metrics.observe(record(2, duration_ms=20.0, prompt_tokens=4, status=503), "ten_1")
-    assert metrics.take_minute(119.0) == []
-    (second,) = metrics.take_minute(120.0)
-    assert metrics.take_minute(180.0) == []
-    assert [(each.at, each.requests, each.failed, each.prompt_tokens) for each in (first, second)] == [
-        (0.0, 1, 0, 3),
-        (60.0, 1, 1, 4),
-    ]
-    (deployment,) = metrics.deployments.values()
-    assert deployment.latencies().duration.count == 2
 
 
 # State

@@ -18,7 +18,7 @@ from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import encode_record
-from appliance.gateway.plane.metrics import Metrics
+from appliance.gateway.plane.metrics import Known, Metrics
 from appliance.gateway.plane.schemas.records import UsageRecord
 from appliance.gateway.plane.slots import SlotTable
 from appliance.gateway.plane.spool import Spool
@@ -68,12 +68,15 @@ class Context:
         self.draining = False
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""
-        self.metrics = Metrics(worker, lambda: debug.gauges(self), self.ids.next)
+        self.metrics = Metrics(worker, lambda: debug.gauges(self), self.ids.next, self._known)
         self.started = loop.time()
         self.waiting = WaitingRoom(self, Waker(demands, log))
         self.told: dict[str, Callable[[], object]] = {}
         """What further parts of the worker tell in `/debug/state`, by name."""
         self.told["queues"] = self.waiting.describe
+
+    def _known(self) -> Known:
+        return Known(self.tables.deployment_ids(), self.tables.tenants.keys())
 
     def disconnected(self, connection: ClientConnection) -> None:
         self.connections.discard(connection)

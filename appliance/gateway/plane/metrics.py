@@ -2,12 +2,15 @@
 
 Everything comes from the requests' final records, but for the time between tokens, which streams observe as they go.
 A request adds to the minute in which it ended; `take_minute` adds that to what was before. The number of series is
-bounded: whatever comes beyond `MAX_DEPLOYMENTS` or `MAX_TENANTS` is counted together under `other`.
+bounded: whatever comes beyond `MAX_DEPLOYMENTS` or `MAX_TENANTS` is counted together under `other`. What has left the
+snapshot is forgotten once it had no request for a whole minute, so that its last counts were told and taken; the
+counts of what is still there only grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from appliance.gateway.plane.histograms import Histogram
@@ -20,6 +23,13 @@ _SPAN_S: Final = 60
 
 Gauge = tuple[str, dict[str, str], float]
 """Name, labels and value."""
+
+
+class Known(NamedTuple):
+    """The ids of what the snapshot names."""
+
+    deployments: AbstractSet[str]
+    tenants: AbstractSet[str]
 
 
 class Latencies:
@@ -115,9 +125,15 @@ class Series(NamedTuple):
 
 
 class Metrics:
-    """Of one worker. `gauges` are read when asked, `new_id` makes a record's id."""
+    """Of one worker. `gauges` are read when asked, `known` once a minute, `new_id` makes a record's id."""
 
-    def __init__(self, worker: int, gauges: Callable[[], Iterator[Gauge]], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        worker: int,
+        gauges: Callable[[], Iterator[Gauge]],
+        new_id: Callable[[], str],
+        known: Callable[[], Known],
+    ) -> None:
         self.worker = worker
         self.gauges = gauges
         self.deployments: dict[Series, DeploymentMetrics] = {}
@@ -125,7 +141,10 @@ class Metrics:
         """Requests, prompt and completion tokens by the key's tenant."""
         self.refusals: dict[str, int] = {}
         self._new_id = new_id
+        self._known = known
         self._minute: int | None = None
+        self._requests_before: dict[str, int] = {}
+        """Of each tenant, when the minute began."""
 
     def of(self, tenant: str, service: str, deployment: str) -> DeploymentMetrics:
         found = self.deployments.get((tenant, service, deployment))  # type: ignore[call-overload] # equal to a Series
@@ -157,7 +176,22 @@ class Metrics:
         if minute == self._minute:
             return []
         before, self._minute = self._minute, minute
-        return [] if before is None else self._take(before)
+        if before is None:
+            return []
+        taken = self._take(before)
+        self._forget_departed({(record.tenant_id, record.service_id, record.deployment_id) for record in taken})
+        return taken
+
+    def _forget_departed(self, active: AbstractSet[tuple[str, str, str]]) -> None:
+        """`active` series had a request in the minute that is over."""
+        known = self._known()
+        for series in [each for each in self.deployments if each not in active]:
+            if series.deployment not in known.deployments and series.deployment != _OTHER:
+                del self.deployments[series]
+        for tenant in [each for each, sums in self.tenants.items() if sums[0] == self._requests_before.get(each)]:
+            if tenant not in known.tenants and tenant != _OTHER:
+                del self.tenants[tenant]
+        self._requests_before = {tenant: sums[0] for tenant, sums in self.tenants.items()}
 
     def take_rest(self, now: float) -> list[LatencyRecord]:
         """What was not taken yet: the worker ends."""

@@ -151,6 +151,10 @@ class Tables:
             self._principals[sha256_hex] = principal
         return principal
 
+    def deployment_ids(self) -> set[str]:
+        """Of all services. Made anew at each call."""
+        return {deployment.id for service in self.services.values() for deployment in service.deployments}
+
     def keys(self) -> dict[str, KeyEntry]:
         """All of them by their id. Made anew at each call."""
         return {entry.key_id: entry for bucket in self._keys for entry in bucket.values()}
