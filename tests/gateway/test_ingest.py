@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -23,26 +22,13 @@ from appliance.kernel.errors import LeaseLost
 from appliance.kernel.leases import Guarded
 from tenants.usage import insert_usage
 from tenants.usage_tables import UsageRow
+from tests.plane import records
 
 
 def record(number: int, **changes: Any) -> UsageRecord:
-    usage = UsageRecord(
-        record_id=f"use_{number:08}",
-        request_id=f"req_{number}",
-        at=1_767_225_600.0 + number,
-        tenant_id="ten_1",
-        key_id="key_1",
-        service_id="svc_1",
-        deployment_id="dep_1",
-        replica_id="rpl_1",
-        route="POST /v1/chat/completions",
-        model="chat",
-        status=200,
-        outcome="completed",
-        prompt_tokens=3,
-        completion_tokens=5,
-    )
-    return msgspec.structs.replace(usage, **changes)
+    usage = {"record_id": f"use_{number:08}", "request_id": f"req_{number}", "at": 1_767_225_600.0 + number}
+    tokens = {"prompt_tokens": 3, "completion_tokens": 5}
+    return records.record(number, **(usage | tokens | {"model": "chat"} | changes))
 
 
 def rollup(number: int) -> UsageRollup:

@@ -22,7 +22,7 @@ from appliance.gateway.plane.reassembly import reassembled
 from tests.plane import parts
 from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, chunk_event, event, final_event
 from tests.plane.harness import SERVICE, Gateway, chat, request, running, service, sha256
-from tests.plane.test_files import LOG, record
+from tests.plane.records import LOG, record
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:

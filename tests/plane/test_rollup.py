@@ -19,7 +19,7 @@ from appliance.gateway.plane.meter import encode_record, recover
 from appliance.gateway.plane.paths import prepare, spool_directory
 from appliance.gateway.plane.schemas.records import LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
 from appliance.gateway.plane.slots import SLOTS, SlotTable
-from tests.plane.test_files import LOG, identity, record
+from tests.plane.records import LOG, identity, record
 
 
 def usage(number: int) -> UsageRecord:

@@ -1,0 +1,97 @@
+"""Slots: what a dead worker left is recovered, and everything fits."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.gateway.plane import wire
+from appliance.gateway.plane.frames import encode_frame, read_frames
+from appliance.gateway.plane.meter import encode_record, recover, tail_bound
+from appliance.gateway.plane.paths import prepare, spool_directory
+from appliance.gateway.plane.slots import CAPACITY, SLOTS, Progress, SlotTable, read_left_overs
+from tests.plane.records import LOG, identity, record
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    prepare(tmp_path)
+    spool_directory(tmp_path, 0).mkdir()
+    return tmp_path
+
+
+def recovered(home: Path) -> Iterator[wire.UsageRecord]:
+    for path in wire.sealed_segments(home / "gateway" / "spool"):
+        for each, _ in read_frames(path):
+            yield each
+
+
+def test_what_a_dead_worker_left_is_recovered_as_it_was(home: Path) -> None:
+    now = time.monotonic()
+    table = SlotTable(spool_directory(home, 0) / SLOTS)
+    begun, ended, done, streaming = (table.claim(identity(number), now) for number in range(4))
+    assert None not in (begun, ended, done, streaming)
+    table.end(ended, encode_record(record(1, completion_tokens=5)))  # type: ignore[arg-type]
+    table.free(done)  # type: ignore[arg-type]
+    table.update(streaming, *Progress(9, 100, 1, 5000, now, now + 1, now + 2))  # type: ignore[arg-type]
+
+    assert recover(home, 0, LOG) == 3
+    found = {each.record_id: each for each in recovered(home)}
+
+    assert found["r1"] == record(1, completion_tokens=5)
+    assert (found["r0"].outcome, found["r0"].prompt_tokens, found["r0"].estimated) == ("worker_lost", 5, True)
+    lost = found["r3"]
+    assert (lost.outcome, lost.prompt_tokens, lost.completion_tokens, lost.estimated) == ("worker_lost", 9, 100, False)
+    assert lost.tail_tokens > 0
+    assert recover(home, 0, LOG) == 0
+
+
+def test_open_segment_of_a_dead_worker_is_sealed_without_its_torn_end(home: Path) -> None:
+    path = spool_directory(home, 0) / "00000000000000000001.open"
+    path.write_bytes(encode_frame(record(1)) + encode_frame(record(2))[:-3])
+    SlotTable(spool_directory(home, 0) / SLOTS)
+
+    recover(home, 0, LOG)
+
+    assert list(recovered(home)) == [record(1)]
+
+
+def test_all_slots_can_be_taken_and_no_more(tmp_path: Path) -> None:
+    table = SlotTable(tmp_path / SLOTS)
+    taken = [table.claim(identity(number), 1.0) for number in range(CAPACITY)]
+
+    assert (len(set(taken)), table.claim(identity(0), 1.0)) == (CAPACITY, None)
+    assert sum(1 for _ in read_left_overs(tmp_path / SLOTS)) == CAPACITY
+    table.free_all([slot for slot in taken if slot is not None])
+    assert table.in_use == 0
+    assert list(read_left_overs(tmp_path / SLOTS)) == []
+
+
+def test_longest_identity_and_record_fit(tmp_path: Path) -> None:
+    long = dict.fromkeys(("tenant_id", "key_id", "service_id", "deployment_id", "replica_id"), "x" * 26)
+    texts = {"record_id": "x" * 32, "request_id": "x" * 128, "route": "x" * 100, "model": "x" * 120}
+    table = SlotTable(tmp_path / SLOTS)
+    slot = table.claim(identity(0, **long, **texts, bytes_in=2**40, token_limit=2**31), 1.0)
+    assert slot is not None
+    numbers = dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out", "inter_token_count"), 2**40
+    )
+    table.end(slot, encode_record(record(0, **long, **texts, **numbers, estimated=True, ttft_ms=1.5, duration_ms=1e9)))
+
+
+@pytest.mark.parametrize(
+    ("progress", "limit", "until", "bound"),
+    [
+        (Progress(9, 100, 1, 0, 0.0, 1.0, 2.0), 0, 2.0, 202),  # 100/s, doubled, over one second, and two chunks
+        (Progress(9, 100, 1, 0, 0.0, 1.0, 2.0), 0, 3.0, 402),
+        (Progress(9, 100, 1, 0, 0.0, 1.0, 2.0), 120, 3.0, 20),
+        (Progress(9, 100, 1, 0, 0.0, 1.0, 2.0), 90, 3.0, 0),
+        (Progress(0, 0, 0, 0, 1.0, 0.0, 0.0), 0, 2.0, 2002),
+        (Progress(0, 0, 0, 0, 1.0, 0.0, 0.0), 64, 2.0, 64),
+    ],
+)
+def test_tail_is_bounded_by_rate_and_by_what_was_asked_for(
+    progress: Progress, limit: int, until: float, bound: int
+) -> None:
+    assert tail_bound(identity(0, token_limit=limit), progress, until) == bound
