@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from appliance.gateway.plane import wire
+from appliance.gateway.plane.admitted import Admitted
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.head import RequestHead, parse_request
 from appliance.gateway.plane.principal import Principal
@@ -89,7 +90,8 @@ def pending(of: Tables, by: Principal) -> Pending:
 
 
 def _request(by: Principal, told: RequestHead, matched: Matched, lead: ServiceTable | Pending) -> Request:
-    return Request(told, by, lead, matched, matched.line, 1 << 25, b"test", 0.0, 0.0, "127.0.0.1")
+    admitted = Admitted(told, by, lead, matched, matched.line, 1 << 25)
+    return Request(admitted, told, "req_test", b"test", 0.0, 0.0, "127.0.0.1")
 
 
 def chat(**members: Any) -> bytes:

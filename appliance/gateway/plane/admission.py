@@ -5,16 +5,14 @@ Everything but the public paths needs a key, so that what is not for everybody i
 
 from __future__ import annotations
 
-import time
 from typing import Final, NamedTuple
 
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admit import authenticate, check_key, check_service, check_tenant
-from appliance.gateway.plane.context import Context
+from appliance.gateway.plane.admitted import Admitted
 from appliance.gateway.plane.errors import Refusal, nothing_here
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.identifiers import well_formed
-from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.route import (
     MODELS_ROUTE,
     PUBLIC,
@@ -36,25 +34,19 @@ class OwnAnswer(NamedTuple):
 _ALIVE: Final = OwnAnswer(b"text/plain", b"ok\n")
 
 
-def request_id_of(head: RequestHead, context: Context) -> bytes:
-    """The client's own id if it is well-formed, else a new one."""
+def request_id_of(head: RequestHead) -> bytes | None:
+    """The client's own id if it is well-formed."""
     given = head.fields.get(b"x-request-id")
-    if given is not None and well_formed(given):
-        return given
-    return context.ids.next().encode()
+    return given if given is not None and well_formed(given) else None
 
 
-def admit(
-    head: RequestHead, listener_id: str, request_id: bytes, context: Context, peer: str = ""
-) -> Request | OwnAnswer:
-    """`Refusal` when neither is due. `peer`: the client's IP address."""
+def admit(head: RequestHead, listener_id: str, tables: Tables, peer: str, at: float) -> Admitted | OwnAnswer:
+    """`Refusal` when neither is due. `peer`: the client's IP address; `at`: Unix seconds."""
     if (head.method, head.path) in PUBLIC:
         return _ALIVE
-    tables = context.tables
     listener = tables.listeners.get(listener_id)
     if listener is None:
         raise nothing_here()
-    at = time.time()
     principal = authenticate(head.fields.get(b"authorization"), tables)
     lead: ServiceTable | Pending
     if listener.service_id is not None:
@@ -80,7 +72,7 @@ def admit(
         matched = pending_route(head.method, path, lead.directory)
     principal.check_route(matched.route.label)
     line = with_query(matched.line, matched.route, head.query) if head.query else matched.line
-    return Request(head, principal, lead, matched, line, limit, request_id, at, context.now(), peer)
+    return Admitted(head, principal, lead, matched, line, limit)
 
 
 def _published(tables: Tables, service_id: str) -> ServiceTable:

@@ -13,67 +13,40 @@ and Envoy in front of an engine decide alike.
 from __future__ import annotations
 
 import asyncio
-from enum import Enum, auto
+import time
 from typing import Final
 
 from appliance.gateway.plane import answers
 from appliance.gateway.plane.admission import OwnAnswer, admit, request_id_of
+from appliance.gateway.plane.admitted import Admitted
 from appliance.gateway.plane.body import BodyReader, check_length
-from appliance.gateway.plane.connection import CLOSE_S, Connection
+from appliance.gateway.plane.client_answers import AnsweringConnection, State
+from appliance.gateway.plane.connection import CLOSE_S
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.defaults import prepare
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.head import END, RequestHead, check_incomplete, parse_request
-from appliance.gateway.plane.own_answers import Own, encode, refused, tell
+from appliance.gateway.plane.own_answers import Own, refused, tell
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas.listeners import Listener
 
 MAX_PIPELINED: Final = 64 * 1024
-MAX_DISCARD: Final = 256 * 1024
 FIRST_REQUEST_S: Final = 1.0
 """How long a new connection may take to send something once the worker drains."""
 
 
-class State(Enum):
-    HEAD = auto()
-    BODY = auto()
-    DISCARD = auto()
-    """The rest of a refused request's body is dropped; the connection is used again."""
-    BUSY = auto()
-
-
-class ClientConnection(Connection):
+class ClientConnection(AnsweringConnection):
     """Its listener's bounds are those of the moment it was accepted."""
 
-    __slots__ = (
-        "_body",
-        "_buffer",
-        "_discarding",
-        "_exchange",
-        "_fresh",
-        "_head_begun",
-        "_listener",
-        "_processing",
-        "_request",
-        "_state",
-    )
+    __slots__ = ("_fresh", "_head_begun", "_processing")
 
     def __init__(self, context: Context, listener: Listener) -> None:
-        super().__init__(context, listener.idle_s)
-        self._listener = listener
-        self._buffer = b""
-        self._state = State.HEAD
+        super().__init__(context, listener)
         self._head_begun = False
         """Whether a part of the next head has come: its own deadline runs."""
         self._fresh = True
         """Whether no request has come yet."""
-        self._request: Request | None = None
-        """The one whose body is being read or whose answer is being given."""
-        self._body: BodyReader | None = None
-        self._discarding = 0
-        """Bytes of a refused request's body that are still to come."""
-        self._exchange: Exchange | None = None
         self._processing = False
 
     # asyncio.Protocol
@@ -191,40 +164,58 @@ class ClientConnection(Connection):
                 self._head_begun = True
                 self.deadline = self._context.now() + self._listener.head_s
             return False
-        head = parse_request(buffer[: end + 4])
+        head = buffer[: end + 4]
+        familiar = self._context.familiar.find(head, self._listener.id, self._context.tables)
+        understood = parse_request(head) if familiar is None else familiar[1]
         self._head_begun = self._fresh = False
         self._buffer = buffer[end + 4 :]
         self.deadline = self._context.now() + self._listener.idle_s
-        self._begin(head)
+        request = self._admit(head, understood, None if familiar is None else familiar[0])
+        if request is not None:
+            self._begin(request)
         return self._state is not State.BUSY
 
-    def _begin(self, head: RequestHead) -> None:
-        """Route and admit by the head alone: a body is read only of a request that may be made."""
-        context = self._context
-        request_id = request_id_of(head, context)
-        length = head.content_length or 0
+    def _admit(self, head: bytes, understood: RequestHead, known: Admitted | None) -> Request | None:
+        """The request, by its head alone: a body is read only of one that may be made. None if it was answered.
+        `known`: what came of such a head before.
+        """
+        context, listener = self._context, self._listener
+        unique, request_id, at = context.ids.next(), request_id_of(understood), time.time()
         try:
-            admitted = admit(head, self._listener.id, request_id, context, self.peer)
-            if isinstance(admitted, Request):
-                check_length(length, admitted.max_body_bytes, context.bodies)
-                if context.limiter.active and (head.chunked or length > len(self._buffer)):
-                    context.limiter.check(admitted)  # before the body is waited for
+            if known is not None:
+                known.check_again(self.peer, at)
+            else:
+                admitted = admit(understood, listener.id, context.tables, self.peer, at)
+                if isinstance(admitted, OwnAnswer):
+                    self._answer_own(understood, request_id or unique.encode(), Own(200, *admitted))
+                    return None
+                context.familiar.keep(head, listener.id, admitted)
+                known = admitted
+            request = Request(known, understood, unique, request_id, at, context.now(), self.peer)
+            check_length(understood.content_length or 0, request.max_body_bytes, context.bodies)
+            if context.limiter.active and not self._is_whole(understood):
+                context.limiter.check(request)  # before the body is waited for
         except Refusal as refusal:
-            tell(context, head, request_id, self.peer, refusal.status, refusal.code)
-            self._answer(head, request_id, refused(context, refusal, head.path), unread=head.has_body)
-            return
-        if isinstance(admitted, OwnAnswer):
-            tell(context, head, request_id, self.peer, 200)
-            self._answer(head, request_id, Own(200, *admitted), unread=head.has_body)
-            return
-        self._request = admitted
-        if length <= len(self._buffer) and not head.chunked:  # it is here as a whole, as most are
+            own = refused(context, refusal, understood.path)
+            self._answer_own(understood, request_id or unique.encode(), own, refusal.code)
+            return None
+        return request
+
+    def _is_whole(self, head: RequestHead) -> bool:
+        """Whether the body has come with the head, as most do."""
+        return (head.content_length or 0) <= len(self._buffer) and not head.chunked
+
+    def _begin(self, request: Request) -> None:
+        self._request = request
+        head, context = request.head, self._context
+        if self._is_whole(head):
+            length = head.content_length or 0
             body = self._buffer[:length]
             self._buffer = self._buffer[length:]
             context.bodies.take(length, length)
-            self._start(admitted, body)
+            self._start(request, body)
             return
-        self._body = BodyReader(head, admitted.max_body_bytes, self._listener, context.bodies, started=context.now())
+        self._body = BodyReader(head, request.max_body_bytes, self._listener, context.bodies, started=context.now())
         self._state = State.BODY
         if b"expect" in head.fields and not self._buffer and not head.http_1_0:
             self.write(answers.CONTINUE)
@@ -268,71 +259,3 @@ class ClientConnection(Connection):
         self._state = State.BUSY
         exchange = self._exchange = Exchange(self._context, self, request)
         exchange.start()
-
-    def _let_go(self) -> None:
-        """The request at hand is over or given up: its body takes no memory any more."""
-        body, self._body = self._body, None
-        if body is not None:
-            body.drop()
-        request, self._request = self._request, None
-        if request is not None:
-            request.release_body()
-
-    # Answers
-
-    def answered(self, *, keep_alive: bool) -> None:
-        """The exchange is over and its answer is written."""
-        self._exchange = None
-        self._let_go()
-        if keep_alive:
-            self._next()
-        else:
-            self.close()
-
-    def refuse(self, refusal: Refusal, request: Request) -> None:
-        """The exchange is over and nothing of an answer was written."""
-        self._exchange = None
-        self._let_go()
-        own = refused(self._context, refusal, request.head.path, request.answer_headers)
-        self._answer(request.head, request.request_id, own)
-        if not self._ending:
-            self._next()
-
-    def _next(self) -> None:
-        self._state = State.HEAD
-        self.deadline = self._context.now() + self._listener.idle_s
-        self._process()
-
-    def _answer(self, head: RequestHead, request_id: bytes, own: Own, *, unread: bool = False) -> None:
-        """`unread`: the request's body has not been read; it is got rid of."""
-        keep_alive = head.keep_alive and not own.close and not self._context.draining
-        if keep_alive and unread:
-            keep_alive = self._discard(head)
-        head_only = head.method == b"HEAD"
-        self.write(encode(self._context, own, request_id, head_only=head_only, keep_alive=keep_alive))
-        if not keep_alive:
-            self._end()
-
-    def _refuse_framing(self, refusal: Refusal) -> None:
-        """A request whose extent is in doubt: answer if an answer is possible, then end the connection."""
-        context, request = self._context, self._request
-        request_id = request.request_id if request is not None else context.ids.next().encode()
-        if request is not None:
-            tell(context, request.head, request_id, self.peer, refusal.status, refusal.code)
-        own = refused(context, refusal)
-        self.write(encode(self._context, own, request_id, head_only=False, keep_alive=False))
-        self._end()
-
-    def _discard(self, head: RequestHead) -> bool:
-        """Read and drop a refused request's body, if it is short and sure to come; whether it is."""
-        if head.chunked or b"expect" in head.fields or (head.content_length or 0) > MAX_DISCARD:
-            return False
-        self._discarding = head.content_length or 0
-        self._state = State.DISCARD
-        self.deadline = self._context.now() + self._listener.body_grace_s
-        return True
-
-    def _end(self) -> None:
-        self._buffer = b""
-        self._let_go()
-        self.linger()

@@ -13,6 +13,7 @@ from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.body import BodyMemory
 from appliance.gateway.plane.capture import CaptureStore
+from appliance.gateway.plane.familiar import FamiliarHeads
 from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
@@ -62,6 +63,7 @@ class Context:
         self.backends = Backends(status, counters)
         self.bodies = BodyMemory()
         self.tables = tables.EMPTY
+        self.familiar = FamiliarHeads()
         self.ids = RequestIds()
         self.date = DateHeader()
         self.connections: set[ClientConnection] = set()

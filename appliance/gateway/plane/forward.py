@@ -18,6 +18,7 @@ from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.balance import choose
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
+from appliance.gateway.plane.fast_path import FastPath
 from appliance.gateway.plane.mirroring import mirror
 from appliance.gateway.plane.relay import StreamRelay
 from appliance.gateway.plane.request import Request
@@ -115,6 +116,11 @@ class Exchange(Answering):
         """The engine was silent for too long, or the client did not read for as long."""
         if self._finished:
             return
+        if self._ledger.last:  # what came is not told to the client's clock each time
+            due = min(self._ledger.last + self._timeouts.idle_s, self._total_deadline)
+            if self._context.now() < due:
+                self._client.deadline = due
+                return
         if self._paused:
             self._finish("client_cut")
             self._client.abort()
@@ -191,7 +197,7 @@ class Exchange(Answering):
             connection.pause()
         self._ledger.sent()
         self._extend(self._timeouts.first_byte_s)
-        connection.send(self, self._request.for_engine(self._ledger.unique))
+        connection.send(self, self._request.for_engine())
         if not self._mirrored and self._request.service.mirror is not None:
             self._mirrored = True
             mirror(self._context, self._request, self._request.service.mirror)
@@ -248,6 +254,12 @@ class Exchange(Answering):
             return
         self._client.deadline = min(now + self._timeouts.idle_s, self._total_deadline)
 
+    def fast_path(self) -> FastPath | None:
+        relay = self._relay
+        if self._head is not None or not self._request.chunked_answer or not isinstance(relay, StreamRelay):
+            return None
+        return None if self._finished else relay.fast_path(self._ledger, self._client.write)
+
     def on_end(self) -> None:
         """The answer's framing is complete; the connection may already serve another request."""
         relay = self._relay
@@ -278,7 +290,7 @@ class Exchange(Answering):
             return
         if self._relay is None and not unread:
             ejection.failed(self._context, replica, "reset")
-        self._context.log.warning("replica.answer_cut", replica=replica.id, reason=reason, record=self._ledger.unique)
+        self._context.log.warning("replica.answer_cut", replica=replica.id, reason=reason, record=self._request.unique)
         if isinstance(self._relay, StreamRelay) and self._relay.complete:
             self._complete(b"")  # [DONE] was there; only the framing's end is missing
         else:

@@ -20,7 +20,7 @@ MAX_HEAD: Final = 32 * 1024
 MAX_TARGET: Final = 8 * 1024
 MAX_FIELDS: Final = 100
 END: Final = b"\r\n\r\n"
-_MAX_LENGTH_DIGITS: Final = 15
+MAX_LENGTH_DIGITS: Final = 15
 
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"})
 _VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
@@ -43,7 +43,9 @@ _SINGLE: Final = frozenset(
 
 
 class RequestHead:
-    """`fields` have lower-case names; the values of a name that came several times and may are joined by commas."""
+    """`fields` have lower-case names; the values of a name that came several times and may are joined by commas. The
+    framing's are told by `content_length` and `chunked`: read the length there.
+    """
 
     __slots__ = ("chunked", "content_length", "fields", "http_1_0", "keep_alive", "method", "path", "query")
 
@@ -57,6 +59,16 @@ class RequestHead:
         self.content_length: int | None = None if length is None else int(length)
         connection = fields.get(b"connection")
         self.keep_alive = not http_1_0 and (connection is None or b"close" not in connection.lower())
+
+    def of_length(self, length: int) -> RequestHead:
+        """This head with another Content-Length."""
+        if length == self.content_length:
+            return self
+        other = RequestHead.__new__(RequestHead)
+        other.method, other.path, other.query = self.method, self.path, self.query
+        other.fields, other.http_1_0, other.chunked = self.fields, self.http_1_0, self.chunked
+        other.content_length, other.keep_alive = length, self.keep_alive
+        return other
 
     @property
     def has_body(self) -> bool:
@@ -130,7 +142,7 @@ def _check(fields: dict[bytes, bytes], *, http_1_0: bool) -> None:
     elif not host or host.translate(None, _HOST):
         raise bad_framing("the Host")
     length = fields.get(b"content-length")
-    if length is not None and not (length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS):
+    if length is not None and not (length.isdigit() and len(length) <= MAX_LENGTH_DIGITS):
         raise bad_framing("the Content-Length")
     coding = fields.get(b"transfer-encoding")
     if coding is not None:

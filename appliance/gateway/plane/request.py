@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 
+from appliance.gateway.plane.admitted import Admitted
 from appliance.gateway.plane.body import BodyMemory
 from appliance.gateway.plane.defaults import Prepared
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.limits.grant import Grant
-from appliance.gateway.plane.principal import Principal
 from appliance.gateway.plane.route import Pending
-from appliance.gateway.plane.routes import Matched
 from appliance.gateway.plane.tables import ServiceTable
 
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -48,21 +47,21 @@ class Request:
         "service",
         "started",
         "tenant",
+        "unique",
     )
 
-    def __init__(  # noqa: PLR0913, PLR0917 - all that its head tells; keywords cost time
+    def __init__(
         self,
+        admitted: Admitted,
         head: RequestHead,
-        principal: Principal,
-        lead: ServiceTable | Pending,
-        matched: Matched,
-        line: bytes,
-        max_body_bytes: int,
-        request_id: bytes,
+        unique: str,
+        request_id: bytes | None,
         at: float,
         started: float,
         peer: str,
     ) -> None:
+        """`request_id` None: the client gave none."""
+        principal, lead, matched = admitted.principal, admitted.lead, admitted.matched
         self.head = head
         self.principal = principal
         self.key = principal.key
@@ -75,10 +74,12 @@ class Request:
             self.pending = lead
         self.matched = matched
         self.route = matched.route.label
-        self.line = line
+        self.line = admitted.line
         """Method and target for the engine."""
-        self.max_body_bytes = max_body_bytes
-        self.request_id = request_id
+        self.max_body_bytes = admitted.max_body_bytes
+        self.unique = unique
+        """The gateway's own id of the request, and `request_id` where the client gave none."""
+        self.request_id = request_id or unique.encode()
         self.at = at
         self.started = started
         self.peer = peer
@@ -109,10 +110,10 @@ class Request:
         if self.prepared is not None:
             self.prepared.body = b""
 
-    def for_engine(self, unique: str) -> bytes:
+    def for_engine(self) -> bytes:
         """The request as the engine gets it, written anew."""
         body = self.prepared.body if self.prepared is not None else b""
-        return self.engine_head(unique, len(body)) + body
+        return self.engine_head(self.unique, len(body)) + body
 
     def engine_head(self, unique: str, length: int) -> bytes:
         """What precedes a body of `length` bytes. The request's id is the gateway's: an engine tells requests apart
