@@ -41,6 +41,11 @@ class ChunkDecoder:
         self.done = False
         self.rest = b""
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that came was whole chunks: a size is next."""
+        return self._remaining == _SIZE and not self._buffer
+
     def feed(self, data: bytes) -> bytes:
         """`MalformedChunk` when the coding is broken."""
         if self._remaining == _SIZE and not self._buffer and data.endswith(_CRLF):
@@ -126,6 +131,17 @@ class ChunkDecoder:
         self._extra += len(line)
         if len(line) > MAX_LINE or self._extra > MAX_EXTRA:
             raise MalformedChunk("too many bytes in extensions or trailers")
+
+
+def size_line(length: int) -> bytes:
+    """How a piece of `length` bytes begins that is exactly one chunk, as engines write them; a blank, which no chunk
+    begins with, if there is no such chunk.
+    """
+    for digits in range(1, MAX_DIGITS):
+        size = b"%x" % max(length - digits - 4, 0)
+        if len(size) == digits and size != b"0":
+            return size + _CRLF
+    return b" "
 
 
 def encode_chunk(payload: bytes) -> bytes:

@@ -156,6 +156,9 @@ class Mirror:
         if isinstance(relay, StreamRelay) and relay.failure is not None:
             self._finish("failed", "upstream_error")
 
+    def fast_path(self) -> None:
+        """It goes to nobody."""
+
     def on_end(self) -> None:
         self._connection = None
         relay = self._relay

@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.gateway.plane.defaults import GENERATIVE, Prepared
 from appliance.gateway.plane.errors import INVALID_REQUEST, Refusal, engine_failed, envelope, unavailable
+from appliance.gateway.plane.fast_path import Books, FastPath
 from appliance.gateway.plane.sse import EventSplitter, event_data
 from appliance.gateway.plane.usage import Counter, StreamMeter, usage_in_tail, usage_of_answer
 
@@ -80,7 +81,9 @@ class BodyRelay:
 class StreamRelay:
     """An event stream of a generative route. It ends with one `[DONE]`, or with one error of our own."""
 
-    __slots__ = ("_ended", "_meter", "_splitter", "failure")
+    __slots__ = ("_ended", "_fast", "_meter", "_splitter", "failure")
+
+    _sink: Sink | None = None
 
     def __init__(self, counter: Counter, prepared: Prepared) -> None:
         self._splitter = EventSplitter()
@@ -91,6 +94,7 @@ class StreamRelay:
             continuous_usage=prepared.continuous_usage,
         )
         self._ended = False
+        self._fast: FastPath | None = None
         self.failure: Refusal | None = None
 
     @property
@@ -100,6 +104,16 @@ class StreamRelay:
     def _is_over(self) -> bool:
         """Nothing follows `[DONE]` or an error."""
         return self._ended
+
+    def fast_path(self, books: Books, write: Sink) -> FastPath | None:
+        """The short way for what comes next, past `feed`, if there is one now."""
+        meter = self._meter
+        shape = meter.shape
+        if shape is None or self._ended or self._splitter.held:
+            return None
+        if self._fast is None or self._fast.shape is not shape:
+            self._fast = FastPath(shape, meter.counter, books, write, usage_asked=meter.continuous, sink=self._sink)
+        return self._fast
 
     def feed(self, data: bytes) -> bytes:
         if self._ended:

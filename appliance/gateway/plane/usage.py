@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from appliance.gateway.plane.fast_path import MOST_TOKENS, EventShape, shape_of
+
 _MEMBER: Final = b',"usage":{'
 _AT_END = re.compile(
     rb',"usage":\{"prompt_tokens":(\d{1,9}),"total_tokens":\d{1,9}(?:,"completion_tokens":(\d{1,9}))?'
@@ -21,9 +23,6 @@ _DATA_AT: Final = len(b"data: ")
 """Where an event's data stands as engines write it."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
-_MOST: Final = 999_999_999
-"""Tokens of one request, whatever an engine says: its word must neither give a budget back nor overflow a count."""
-
 
 class Usage(msgspec.Struct):
     prompt_tokens: int = 0
@@ -34,11 +33,11 @@ class Usage(msgspec.Struct):
 
     @property
     def prompt(self) -> int:
-        return min(max(self.prompt_tokens or self.input_tokens, 0), _MOST)
+        return min(max(self.prompt_tokens or self.input_tokens, 0), MOST_TOKENS)
 
     @property
     def completion(self) -> int:
-        return min(max(self.completion_tokens or self.output_tokens, 0), _MOST)
+        return min(max(self.completion_tokens or self.output_tokens, 0), MOST_TOKENS)
 
 
 class _Choice(msgspec.Struct):
@@ -94,7 +93,7 @@ class Counter:
         """Cumulative counts of one choice."""
         self._of_choices += completion - self._by_choice.get(index, 0)
         self._by_choice[index] = completion
-        self.total(prompt, min(self._of_choices, _MOST))
+        self.total(prompt, min(self._of_choices, MOST_TOKENS))
 
     def chunk(self) -> None:
         """A chunk without counts: at least one token."""
@@ -106,15 +105,18 @@ class Counter:
 class StreamMeter:
     """Reads the usage of a stream's chunks into `counter` and takes out what the client did not ask for."""
 
-    __slots__ = ("_continuous", "_final", "_single", "counter", "error")
+    __slots__ = ("_final", "_single", "continuous", "counter", "error", "shape")
 
     def __init__(self, counter: Counter, *, choices: int, include_usage: bool, continuous_usage: bool) -> None:
         self.counter = counter
         self.error: EngineError | None = None
         """The engine's error event, once there was one."""
+        self.shape: EventShape | None = None
+        """What the events looked like last that told their usage at the end."""
         self._single = choices == 1
         self._final = include_usage
-        self._continuous = continuous_usage
+        self.continuous = continuous_usage
+        """Whether the client asked for usage in each chunk."""
 
     def take(self, event: bytes, data: bytes) -> bytes:
         """What of the event goes to the client (nothing of a chunk that has only usage it did not ask for)."""
@@ -127,6 +129,8 @@ class StreamMeter:
                 self.counter.total(int(prompt), int(completion or 0))
                 bare = data.endswith(_NO_CHOICES, 0, at)
                 if bare or _NO_CHOICES not in data:
+                    if completion is not None and not (self.shape and event.startswith(self.shape.prefix)):
+                        self.shape = shape_of(data, at, int(prompt), data[match.end(2) :])
                     return self._strip(event, data, at, len(data) - 1, bare=bare)
         return self._decoded(event, data)
 
@@ -153,7 +157,7 @@ class StreamMeter:
     def _strip(self, event: bytes, data: bytes, start: int, end: int, *, bare: bool) -> bytes:
         if bare:
             return event if self._final else b""
-        if self._continuous or start == end:
+        if self.continuous or start == end:
             return event
         at = _DATA_AT if event.startswith(data, _DATA_AT) else event.find(data)
         if at < 0:

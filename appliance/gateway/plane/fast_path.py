@@ -1,0 +1,119 @@
+"""The short way of an event that looks like those before it: recognised, cut, counted and written in one step.
+
+The events of a stream differ in a few words and in their counts. Of such an event all is known once it is certain how
+it begins and ends: it is one chunk of the engine's and one line of data, it has choices, and its usage stands last.
+What is not exactly so goes the long way (`chunked`, `sse`, `usage`), which leads to the same bytes and counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from appliance.gateway.plane.chunked import size_line
+
+if TYPE_CHECKING:
+    from appliance.gateway.plane.usage import Counter
+
+MOST_TOKENS: Final = 999_999_999
+"""Tokens of one request, whatever an engine says: its word must neither give a budget back nor overflow a count."""
+_LONGEST: Final = 2048
+"""Bytes of a chunk with its framing; longer ones go the long way."""
+_SIZE_LINES: Final = [size_line(length) for length in range(_LONGEST)]
+_CHOICES: Final = b'"choices":[{'
+_COMPLETION: Final = b'"completion_tokens":'
+_TOLD = re.compile(_COMPLETION + rb"(\d{1,9})")
+_END: Final = b"}\n\n\r\n"
+"""What is left behind the usage: the chunk's brace, the event's end, the end of the chunk in its coding."""
+
+
+class EventShape(NamedTuple):
+    """How the events of a stream begin, up to their first choice, and how they end, from their usage on."""
+
+    prefix: bytes
+    tail: bytes
+    """To be formatted with the total and the completion tokens; the prompt's are in it."""
+    prompt: int
+
+
+def shape_of(data: bytes, at: int, prompt: int, rest: bytes) -> EventShape | None:
+    """The shape of the event that has this data. Its usage stands at `at`, `rest` is what follows the completion
+    tokens. None unless `choices` is certainly the chunk's own member and not empty.
+    """
+    choices = data.find(_CHOICES, 0, at)
+    if choices < 0 or data.find(b"{", 1, choices) >= 0:
+        return None
+    counts = b',"usage":{"prompt_tokens":%d,"total_tokens":%%d,' % prompt
+    tail = counts + _COMPLETION + b"%d" + rest + b"\n\n\r\n"
+    return EventShape(b"data: " + data[: choices + len(_CHOICES)], tail, prompt)
+
+
+class Books(Protocol):
+    def streamed(self, completion: int, size: int) -> None:
+        """`size` bytes more of the answer came, and the tokens are `completion` now, which is more than before."""
+        ...
+
+
+class FastPath:
+    """For a stream of one choice, at any moment between two of its events."""
+
+    __slots__ = ("_books", "_counter", "_prefix", "_prompt", "_sink", "_tail", "_usage_asked", "_write", "shape")
+
+    def __init__(
+        self,
+        shape: EventShape,
+        counter: Counter,
+        books: Books,
+        write: Callable[[bytes], None],
+        *,
+        usage_asked: bool,
+        sink: Callable[[bytes], None] | None,
+    ) -> None:
+        """`write` gets whole chunks, `sink` (if any) what is in them. `usage_asked`: usage is left in."""
+        self.shape = shape
+        self._prefix, self._tail, self._prompt = shape
+        self._counter = counter
+        self._books = books
+        self._write = write
+        self._usage_asked = usage_asked
+        self._sink = sink
+
+    def take(self, piece: bytes) -> bool:
+        """Whether `piece`, read from the engine, is one event of the shape; then it is on its way to the client.
+        If not, nothing has happened.
+        """
+        size = len(piece)
+        if size >= _LONGEST:
+            return False
+        line = _SIZE_LINES[size]
+        at = len(line)
+        if not (piece.startswith(line) and piece.startswith(self._prefix, at)):
+            return False
+        before = self._counter.completion
+        completion = before + 1
+        tail = self._tail % (self._prompt + completion, completion)
+        if not piece.endswith(tail):
+            completion = _told(piece)
+            tail = self._tail % (self._prompt + completion, completion)
+            if completion <= before or not piece.endswith(tail):
+                return False
+        end = size - len(tail)
+        if completion > MOST_TOKENS or piece.find(b"\n", at, end) >= 0 or piece.find(b"\r", at, end) >= 0:
+            return False
+        if self._usage_asked:
+            framed, length = piece, size - at - 2
+        else:
+            length = end - at + 3
+            framed = b"%x\r\n%b%b" % (length, piece[at:end], _END)
+        self._books.streamed(completion, length)
+        if self._sink is not None:
+            self._sink(framed[-length - 2 : -2])
+        self._write(framed)
+        return True
+
+
+def _told(piece: bytes) -> int:
+    """The last count of completion tokens in it; 0 if there is none."""
+    match = _TOLD.match(piece, max(piece.rfind(_COMPLETION), 0))
+    return int(match[1]) if match is not None else 0
