@@ -5,6 +5,7 @@ machine. With it a run cannot be green without having tested what it names.
 """
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from enum import StrEnum
 from typing import NoReturn
@@ -60,3 +61,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             report.outcome = "failed"
             report.longrepr = f"{VARIABLE} names {', '.join(missed)}, but it was skipped: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Each reason once, with the number of tests that were skipped for it; pytest's own list has a line a place."""
+    skipped = (report.longrepr for report in terminalreporter.getreports("skipped"))
+    reasons = Counter(told[2].removeprefix("Skipped: ") for told in skipped if isinstance(told, tuple))
+    if reasons:
+        terminalreporter.section("skipped")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:5} {reason}")

@@ -31,7 +31,9 @@ def _run(suite: pytest.Pytester) -> pytest.RunResult:
 
 def test_without_the_variable_what_is_not_there_is_skipped(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    _run(suite).assert_outcomes(skipped=3)
+    result = _run(suite)
+    result.assert_outcomes(skipped=3)
+    result.stdout.fnmatch_lines(["*= skipped =*", "*1 there is no daemon", "*1 no engine", "*1 unrelated"])
 
 
 def test_what_is_required_is_not_skipped(suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
