@@ -26,6 +26,8 @@ from appliance.gateway.schemas import GatewayChange, GatewayView, NewGateway, Sh
 from appliance.gateway.tables import GatewayRow
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
+from appliance.services.errors import ServedModelTaken
+from appliance.services.names import require_clear_gateway
 from appliance.services.queries import service_names
 from appliance.services.users import services_without_port
 from tenants.permissions import Permission
@@ -107,7 +109,9 @@ async def delete_gateway(work: NamedDependency[Work], gateway: FromPath[str], if
     "/gateways/{gateway:str}/shared-listener",
     permission=Permission.platform_write,
     tags=TAGS,
-    responses=problems(NotFound, GatewayClosed, GatewayFull, PortOutsideGateway, PortTaken, StaleVersion),
+    responses=problems(
+        NotFound, GatewayClosed, GatewayFull, PortOutsideGateway, PortTaken, ServedModelTaken, StaleVersion
+    ),
 )
 async def share_gateway(
     request: AnyRequest,
@@ -121,6 +125,7 @@ async def share_gateway(
     It is one of the gateway's ports. Where there is one already it is moved to the port that is given.
     """
     row = expected(await queries.lock_gateway(work.session, gateway), if_match)
+    await require_clear_gateway(work.session, row.id)
     await sharing.open_shared_listener(work, row, data.port)
     await work.session.flush()
     return await _answer(request, work, row)

@@ -21,7 +21,7 @@ from appliance.kernel.pagination import Page, PageRequest
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.services import creation, lifecycle, queries, views
-from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServiceNotFound
+from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServedModelTaken, ServiceNotFound
 from appliance.services.schemas import CreateService, EventView, ServiceView, ShareService, UpdateService
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
@@ -68,6 +68,7 @@ async def list_services(
         PortTaken,
         PortOutsideGateway,
         NoSharedListener,
+        ServedModelTaken,
     ),
     tags=TAGS,
 )
@@ -115,7 +116,7 @@ async def update_service(
 @put(
     "/services/{service:str}/shared-with",
     permission=Permission.platform_write,
-    responses=problems(ServiceNotFound, NotFound, Conflict, ActionNotAllowed, StaleVersion),
+    responses=problems(ServiceNotFound, NotFound, Conflict, ServedModelTaken, ActionNotAllowed, StaleVersion),
     tags=TAGS,
 )
 async def share_service(

@@ -20,6 +20,7 @@ from appliance.runtimes.catalog import Catalog, RuntimeSpec
 from appliance.runtimes.images import choose_image
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
 from appliance.services.events import note
+from appliance.services.names import require_clear_names
 from appliance.services.schemas import CreateService, Exposure
 from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
@@ -83,6 +84,7 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     await _insert(work.session, _deployment_row(service, request, model, choice), gone)
     detail = {"name": service.name, "model": model.model_name, "runtime": choice.runtime.name}
     work.record("service.created", "service", service.id, detail=detail | await _expose(work, service, request))
+    await require_clear_names(work.session, service)
     note(work.session, work.clock, service.id, Phase.changed, f"created by {work.actor.name}")
     work.wake(SERVICES, SNAPSHOT)
     return service

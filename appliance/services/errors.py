@@ -18,3 +18,8 @@ class ActionNotAllowed(Conflict):
 class ReplicaNotFound(NotFound):
     code = "replica-not-found"
     title = "There is no such replica"
+
+
+class ServedModelTaken(Conflict):
+    code = "served-model-taken"
+    title = "Requests call another service so"

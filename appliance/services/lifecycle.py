@@ -14,6 +14,7 @@ from appliance.kernel.errors import Conflict
 from appliance.services import queries
 from appliance.services.errors import ActionNotAllowed
 from appliance.services.events import note
+from appliance.services.names import require_clear_names
 from appliance.services.schemas import ShareService, UpdateService
 from appliance.services.states import Action, Desired, Phase, ServiceState, can
 from appliance.services.tables import DeploymentRow, ServiceRow, ServiceShareRow
@@ -101,7 +102,9 @@ def _update_traffic(service: ServiceRow, change: UpdateService) -> dict[str, Any
 
 
 async def share_service(work: Work, service: ServiceRow, request: ShareService) -> ServiceRow:
-    """Let the keys of exactly these further tenants use the service; `NotFound` for a tenant that is not there."""
+    """Let the keys of exactly these further tenants use the service; `NotFound` for a tenant that is not there,
+    `ServedModelTaken` for one that would find two services by one name.
+    """
     _check(service, Action.update)
     tenants = {}
     for name in request.tenants:
@@ -116,6 +119,7 @@ async def share_service(work: Work, service: ServiceRow, request: ShareService) 
         await work.session.flush()
     except IntegrityError as error:
         raise Conflict("one of the tenants was deleted just now; look and choose again") from error
+    await require_clear_names(work.session, service)
     _touch(work, service)
     detail = {"name": service.name, "shared_with": sorted(tenants.values())}
     work.record("service.shared", "service", service.id, tenant_id=service.tenant_id, detail=detail)

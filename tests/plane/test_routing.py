@@ -3,6 +3,7 @@
 import json
 import string
 import time
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -109,6 +110,14 @@ def test_ambiguous_model_names_the_choices_that_the_key_has() -> None:
     assert by_model(of, by, "acme.b") == "svc_acme_b"
     assert by_model(of, principal(services=["svc_acme_b"]), "gpt") == "svc_acme_b"
     assert listed(of, by) == ["acme.a", "acme.b"]
+
+
+def test_what_a_name_leads_to_does_not_depend_on_the_order_of_the_shards() -> None:
+    shards = [shard(name, tenant, served_model="gpt", shared_with=["ten_guest"]) for name, tenant in ("bo", "ao", "ap")]
+    for ordered in permutations(shards):
+        with pytest.raises(Refusal) as caught:
+            by_model(tables(*ordered), principal("guest"), "gpt")
+        assert "'o.a', 'o.b', 'p.a'" in caught.value.message
 
 
 def test_key_for_some_services_sees_no_other() -> None:

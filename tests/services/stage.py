@@ -106,7 +106,13 @@ class Stage:
     @asynccontextmanager
     async def work(self) -> AsyncIterator[Work]:
         """One transaction of a developer of the tenant."""
-        actor = Actor(ActorKind.user, "usr_1", "dev", self.tenant_id, PERMISSIONS[Role.developer], "req_1")
+        async with self.work_of(self.tenant_id) as work:
+            yield work
+
+    @asynccontextmanager
+    async def work_of(self, tenant_id: TenantId) -> AsyncIterator[Work]:
+        """The same, of any tenant."""
+        actor = Actor(ActorKind.user, "usr_1", "dev", tenant_id, PERMISSIONS[Role.developer], "req_1")
         async with self.database.write() as session:
             yield Work(session, actor, self.clock)
 

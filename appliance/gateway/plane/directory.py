@@ -2,7 +2,9 @@
 
 A path names a service of the key's own tenant as `/{service}/...`, and any service as `/{tenant}.{service}/...`. A
 `model` is a served model name, an alias, the service's name or `{tenant}.{service}`; the tenant's own services come
-before those that others share with it, so that nobody takes over a name by sharing. Other tenants' services are not
+before those that others share with it, so that nobody takes over a name by sharing. The control plane refuses what
+would make a name lead to two services; where one does all the same, it is refused, with the choices in the order of
+tenants' and services' names, whatever the order of the shards. Other tenants' services are not
 in here at all: what does not exist and what is not allowed are the same look-up that fails.
 
 Only what names a service is kept (its shard at the time), so a directory stays good while replicas come and go.
