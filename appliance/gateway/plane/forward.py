@@ -18,6 +18,7 @@ from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.balance import choose
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.errors import Refusal, engine_failed, unavailable
+from appliance.gateway.plane.fast_path import FastPath
 from appliance.gateway.plane.mirroring import mirror
 from appliance.gateway.plane.relay import StreamRelay
 from appliance.gateway.plane.request import Request
@@ -115,6 +116,11 @@ class Exchange(Answering):
         """The engine was silent for too long, or the client did not read for as long."""
         if self._finished:
             return
+        if self._ledger.last:  # what came is not told to the client's clock each time
+            due = min(self._ledger.last + self._timeouts.idle_s, self._total_deadline)
+            if self._context.now() < due:
+                self._client.deadline = due
+                return
         if self._paused:
             self._finish("client_cut")
             self._client.abort()
@@ -247,6 +253,12 @@ class Exchange(Answering):
             self._break_off("upstream_error", relay.failure)
             return
         self._client.deadline = min(now + self._timeouts.idle_s, self._total_deadline)
+
+    def fast_path(self) -> FastPath | None:
+        relay = self._relay
+        if self._head is not None or not self._request.chunked_answer or not isinstance(relay, StreamRelay):
+            return None
+        return None if self._finished else relay.fast_path(self._ledger, self._client.write)
 
     def on_end(self) -> None:
         """The answer's framing is complete; the connection may already serve another request."""

@@ -32,7 +32,6 @@ class Ledger:
         "_first_tokens",
         "_first_tokens_at",
         "_identity",
-        "_last",
         "_policy",
         "_request",
         "_sent_at",
@@ -44,6 +43,7 @@ class Ledger:
         "attempt",
         "bytes_out",
         "counter",
+        "last",
         "queued_ms",
         "replica",
         "sink",
@@ -54,7 +54,9 @@ class Ledger:
         self._request = request
         self._identity: RequestIdentity | None = None
         self._slot: int | None = None
-        self._sent_at = self._first = self._last = 0.0
+        self._sent_at = self._first = 0.0
+        self.last = 0.0
+        """When something of the answer came last, on the loop's clock."""
         self._tokens = self._first_tokens = 0
         self._tokens_at = self._first_tokens_at = 0.0
         self._stream: DeploymentMetrics | None = None
@@ -93,17 +95,24 @@ class Ledger:
         if self.replica is not None:
             self._context.backends.end(self.replica)
         self._identity, self._slot, self.replica = None, None, None
-        self._sent_at = self._first = self._last = 0.0
+        self._sent_at = self._first = self.last = 0.0
 
     def sent(self) -> None:
         self._sent_at = self._context.now()
 
     def received(self) -> float:
         """Something of the answer came: when, on the loop's clock."""
-        now = self._last = self._context.now()
+        now = self.last = self._context.now()
         if not self._first:
             self._first = now
         return now
+
+    def streamed(self, completion: int, size: int) -> None:
+        """What came is `size` bytes for the client and brought the engine's count to `completion`."""
+        self.last = self._context.now()
+        self.bytes_out += size
+        self.counter.total(self.counter.prompt, completion)
+        self.keep()
 
     def keep(self) -> None:
         """A piece of the answer was read: write the counts where a kill of this process leaves them."""
@@ -117,7 +126,7 @@ class Ledger:
                 self.bytes_out,
                 self._request.started,
                 self._first,
-                self._last,
+                self.last,
             )
         if counter.completion > self._tokens:
             self._time_tokens(counter.completion)
@@ -125,11 +134,11 @@ class Ledger:
     def _time_tokens(self, tokens: int) -> None:
         """Tokens that came together share the time since those before them."""
         if not self._tokens:
-            self._first_tokens, self._first_tokens_at = tokens, self._last
+            self._first_tokens, self._first_tokens_at = tokens, self.last
         elif self._stream is not None:
             came = tokens - self._tokens
-            self._stream.minute.inter_token.observe((self._last - self._tokens_at) / came, came)
-        self._tokens, self._tokens_at = tokens, self._last
+            self._stream.minute.inter_token.observe((self.last - self._tokens_at) / came, came)
+        self._tokens, self._tokens_at = tokens, self.last
 
     def settle(self, status: int, outcome: Outcome) -> None:
         if self._settled:
@@ -163,7 +172,7 @@ class Ledger:
             self.bytes_out,
             self._request.started,
             self._first,
-            self._last,
+            self.last,
         )
 
     def _identify(self, replica: Replica | None) -> RequestIdentity:
