@@ -1,10 +1,11 @@
 """Which tests run beside one another when pytest-xdist has several workers (`pytest --numprocesses 2`).
 
 A worker takes a unit at a time: a module, since its fixtures are its tests' in common; a package whose appliance all
-of its modules use; or a single test, where the tests of a module share nothing and are long. What takes longest
-begins first, so that no worker is alone at the end. Without workers nothing of this has an effect.
+of its modules use; the modules that start real engines, of which two at once would have more threads than cores; or a
+single test, where the tests of a module share nothing and are long. What takes longest begins first, so that no worker
+is alone at the end. Without workers nothing of this has an effect.
 
-What measures time, memory or processor time, or stops something that every test needs, is marked `alone`: two runs,
+What asserts a time, a ratio of times, or a wait of the product that ends with a refusal is marked `alone`: two runs,
 `-m "not alone"` with workers and `-m alone` without, are every test (`make test-all`).
 """
 
@@ -19,12 +20,20 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 PACKAGES: Final = ("tests/api", "tests/cli")
 """Units as a whole."""
 
+ENGINES: Final = (
+    "tests/e2e/test_real_engines.py",
+    "tests/e2e/test_vllm_bench.py",
+    "tests/images/test_engines.py",
+    "tests/images/test_transformers_process.py",
+)
+"""Modules that are one unit: each of their engines keeps all cores busy."""
+
 SINGLE: Final = ("tests/e2e/test_crash_points.py",)
 """Modules of which each test is a unit."""
 
 FIRST: Final = (
     "tests/e2e/test_crash_points.py",
-    "tests/images/test_engines.py",
+    *ENGINES,
     "tests/api",
     "tests/cli",
     "tests/e2e",
@@ -44,6 +53,8 @@ def unit_of(nodeid: str) -> str:
     module = nodeid.partition("::")[0]
     if module in SINGLE:
         return nodeid
+    if module in ENGINES:
+        return "engines"
     package = module.rpartition("/")[0]
     return package if package in PACKAGES else module
 
