@@ -183,6 +183,8 @@ def _gateway_node(settings: Settings, home: Home, name: str) -> GatewayNode:
             spool_bytes=gateway.spool_bytes,
             capture_bytes=gateway.capture_bytes,
             access_log_bytes=gateway.access_log_bytes,
+            connections=gateway.connections,
+            connections_per_peer=gateway.connections_per_peer,
         ),
     )
 

@@ -46,6 +46,8 @@ class GatewaySettings(_Section, frozen=True):
     idle_s: Seconds
     body_grace_s: Seconds
     body_min_rate: Annotated[int, Meta(ge=0)]
+    connections: Count
+    connections_per_peer: Count
     access_log: bool
     access_log_bytes: Count
     spool_bytes: Count

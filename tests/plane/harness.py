@@ -206,6 +206,7 @@ class Gateway:
         self.services = {SERVICE: service(engine)}
         self.keys = {sha256(KEY): key_entry()}
         self.tenants = {TENANT: wire.TenantEntry("acme")}
+        self.settings = wire.NodeSettings()
         self.version = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._writer = wire.SnapshotWriter(wire.snapshot_directory(home))
@@ -213,7 +214,7 @@ class Gateway:
 
     def publish(self, *, wait: bool = True) -> int:
         shards: dict[str, msgspec.Struct] = {
-            wire.LISTENERS_SHARD: wire.ListenersShard(self.listeners, self.workers),
+            wire.LISTENERS_SHARD: wire.ListenersShard(self.listeners, self.workers, self.settings),
             wire.TENANTS_SHARD: wire.TenantsShard(self.tenants),
         }
         buckets: dict[str, dict[str, wire.KeyEntry]] = {f"keys-{n:02d}": {} for n in range(wire.KEY_BUCKETS)}

@@ -4,7 +4,6 @@ Memory is that of the worker's process (the clients are in this one), with bound
 figures are printed (`pytest -s`).
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,14 +35,6 @@ def report() -> Report:
         sys.stdout.write(f"{name}: {value}\n")
 
     return write
-
-
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture

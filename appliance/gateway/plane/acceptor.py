@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from appliance.gateway.plane.certificates import Certificates, certificates_of
 from appliance.gateway.plane.client_protocol import ClientConnection
+from appliance.gateway.plane.connections import Bounded
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.listening import BACKLOG
 from appliance.gateway.plane.schemas.listeners import Listener
@@ -150,7 +151,9 @@ def protocol_factory(
     context: Context, listener: Listener, certificates: Certificates | None
 ) -> Callable[[], asyncio.BaseProtocol]:
     """What the loop asks for each connection that it accepts."""
-    if certificates is None:
-        return lambda: ClientConnection(context, listener)
-    tls = certificates.context
-    return lambda: TlsTransport(context, tls, ClientConnection(context, listener))
+
+    def made() -> asyncio.BaseProtocol:
+        connection = ClientConnection(context, listener)
+        return connection if certificates is None else TlsTransport(context, certificates.context, connection)
+
+    return lambda: Bounded(context.connections, made)

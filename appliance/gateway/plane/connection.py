@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from appliance.gateway.plane.connections import peer_of
 from appliance.gateway.plane.context import Context
 
 LINGER_S: Final = 2.0
@@ -21,8 +22,6 @@ CLOSE_S: Final = 10.0
 """How long the last bytes of an answer may take to be read by the client."""
 WRITE_HIGH: Final = 64 * 1024
 """Bytes waiting to be sent above which the client counts as one that does not read."""
-_MAPPED: Final = "::ffff:"
-"""How an IPv6 socket tells of an IPv4 peer."""
 
 
 class Connection(asyncio.Protocol):
@@ -55,8 +54,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # a stream's transport has both directions
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined] # as above
-        address = transport.get_extra_info("peername")
-        self.peer = address[0].removeprefix(_MAPPED) if address else ""  # none: it is gone already
+        self.peer = peer_of(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - however it came about
         self._transport = None

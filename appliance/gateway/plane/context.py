@@ -13,6 +13,7 @@ from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.backends import Backends
 from appliance.gateway.plane.body import BodyMemory
 from appliance.gateway.plane.capture import CaptureStore
+from appliance.gateway.plane.connections import Connections
 from appliance.gateway.plane.familiar import FamiliarHeads
 from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.limits.limiter import Limiter
@@ -66,7 +67,7 @@ class Context:
         self.familiar = FamiliarHeads()
         self.ids = RequestIds()
         self.date = DateHeader()
-        self.connections: set[ClientConnection] = set()
+        self.connections = Connections()
         self.draining = False
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""
@@ -81,7 +82,7 @@ class Context:
         return Known(self.tables.deployment_ids(), self.tables.tenants.keys())
 
     def disconnected(self, connection: ClientConnection) -> None:
-        self.connections.discard(connection)
+        self.connections.remove(connection)
         if self.draining and not self.connections:
             self.emptied.set()
 

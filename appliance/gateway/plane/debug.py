@@ -151,6 +151,8 @@ def _deployments(context: Context) -> Iterator[DeploymentState]:
 def gauges(context: Context) -> Iterator[Gauge]:
     """What is read when a scraper asks."""
     yield "connections", {}, len(context.connections)
+    for reason, count in context.connections.refused.items():
+        yield "connections_refused_total", {"reason": reason}, count
     yield "requests_in_flight", {}, context.backends.in_flight
     yield "snapshot_version", {}, context.tables.version
     yield "spool_pending_records", {}, context.spool.pending

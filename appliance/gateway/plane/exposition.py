@@ -37,6 +37,7 @@ _FAMILIES: Final = {
         ("mirrored_total", "counter", "Requests that were to be mirrored to the deployment, by what became of them."),
         ("mirrors_in_flight", "gauge", "Mirrored requests at the replicas."),
         ("connections", "gauge", "Open connections of clients."),
+        ("connections_refused_total", "counter", "Connections beyond a bound: of the worker, or of one peer."),
         ("requests_in_flight", "gauge", "Requests at the replicas."),
         ("deployment_in_flight", "gauge", "Requests at the replicas of the deployment."),
         ("requests_queued", "gauge", "Requests that wait for a replica with room."),

@@ -192,6 +192,7 @@ class Worker:
 
     def _set(self, shard: ListenersShard) -> None:
         self._context.access_log.enabled = shard.settings.access_log
+        self._context.connections.bound(shard.settings.connections, shard.settings.connections_per_peer)
         self._context.captures.most_bytes = shard.settings.capture_bytes // max(shard.workers, 1)
 
     def _sweep(self) -> None:

@@ -34,7 +34,8 @@ class Listener(Struct, frozen=True):
 
 
 class NodeSettings(Struct, frozen=True):
-    """Of all workers of the node; bytes. `spool_bytes` bounds the usage that waits for the control plane (older usage
+    """Of all workers of the node; bytes. `connections` and `connections_per_peer` bound those that are open in one
+    worker, in all and from one address. `spool_bytes` bounds the usage that waits for the control plane (older usage
     is then summed up, and refused when that does not help), `capture_bytes` the captures that wait, `access_log_bytes`
     the access log before it is rotated.
     """
@@ -43,6 +44,8 @@ class NodeSettings(Struct, frozen=True):
     spool_bytes: int = 1024 * 1024 * 1024
     capture_bytes: int = 1024 * 1024 * 1024
     access_log_bytes: int = 256 * 1024 * 1024
+    connections: int = 50_000
+    connections_per_peer: int = 10_000
 
 
 class ListenersShard(Struct, frozen=True):
