@@ -37,11 +37,21 @@ class TenantState(StrEnum):
     suspended = "suspended"
 
 
+class Trust(StrEnum):
+    """`untrusted`: its replicas run only where the launcher keeps them from those of others, and from the machine."""
+
+    trusted = "trusted"
+    untrusted = "untrusted"
+
+
 class NewTenant(Input, frozen=True):
+    """Without `trust` the appliance's own setting (`tenant_trust`) holds."""
+
     name: TenantName
     display_name: DisplayName | None = None
     limits: Limits = Limits()
     priority: Priority = Priority.normal
+    trust: Trust | None = None
 
 
 class TenantChange(Input, frozen=True):
@@ -51,6 +61,7 @@ class TenantChange(Input, frozen=True):
     state: TenantState | None = None
     limits: Limits | None = None
     priority: Priority | None = None
+    trust: Trust | None = None
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -60,17 +71,19 @@ class Tenant(msgspec.Struct, frozen=True):
     state: TenantState
     limits: Limits
     priority: Priority
+    trust: Trust
     version: int
     created_at: datetime
 
 
 class QuotaDefaults(msgspec.Struct, frozen=True):
-    """The limits of a new tenant."""
+    """The limits of a new tenant, and its trust where nothing is said of it."""
 
     services: int
     replicas: int
     devices: int
     keys: int
+    trust: Trust = Trust.trusted
 
 
 class Quota(msgspec.Struct, frozen=True):

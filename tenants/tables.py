@@ -19,6 +19,7 @@ class TenantRow(Base):
     state: Mapped[Name]
     limits: Mapped[Json]
     priority: Mapped[str] = mapped_column(String(16), default="normal", server_default="normal")
+    trust: Mapped[str] = mapped_column(String(16), default="trusted", server_default="trusted")
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[Instant]
 
@@ -116,7 +117,9 @@ class QuotaRow(Base):
 
 
 class AuditRow(Base):
-    """One mutation. `sequence`, `previous_hash` and `hash` are filled in by the sealing follower."""
+    """One mutation. `sequence`, `previous_hash` and `hash` are filled in by the sealing follower, once; the database
+    itself refuses every other change and every deletion (a trigger, which SQLAlchemy does not know of).
+    """
 
     __tablename__ = "audit_events"
     __table_args__ = (

@@ -16,7 +16,7 @@ from tenants.errors import LimitBelowUse
 from tenants.limits import Priority
 from tenants.queries import tenancy as queries
 from tenants.quotas import PLATFORM_SCOPE, Resource
-from tenants.schemas import NewTenant, Quota, QuotaDefaults, Tenant, TenantChange, TenantState
+from tenants.schemas import NewTenant, Quota, QuotaDefaults, Tenant, TenantChange, TenantState, Trust
 from tenants.scope import TenantScope
 from tenants.tables import TenantRow
 from tenants.work import Work
@@ -45,6 +45,7 @@ async def create_tenant(work: Work, new: NewTenant, defaults: QuotaDefaults) -> 
         state=TenantState.active.value,
         limits=limiting.stored(new.limits),
         priority=new.priority.value,
+        trust=(new.trust or defaults.trust).value,
         version=1,
         created_at=work.now(),
     )
@@ -60,7 +61,7 @@ async def create_tenant(work: Work, new: NewTenant, defaults: QuotaDefaults) -> 
         Resource.keys: defaults.keys,
     }
     queries.add_quotas(work.session, row.id, limits)
-    work.record("tenant.created", "tenant", row.id, tenant_id=row.id, detail={"name": row.name})
+    work.record("tenant.created", "tenant", row.id, tenant_id=row.id, detail={"name": row.name, "trust": row.trust})
     work.wake(SNAPSHOT)
     return shown(row)
 
@@ -91,6 +92,8 @@ async def update_tenant(work: Work, row: TenantRow, change: TenantChange) -> Ten
         detail["limits"] = row.limits or {}
     if change.priority is not None and change.priority != row.priority:
         row.priority = detail["priority"] = change.priority.value
+    if change.trust is not None and change.trust != row.trust:
+        row.trust = detail["trust"] = change.trust.value
     if detail:
         row.version += 1
         work.wake(SNAPSHOT)
@@ -154,6 +157,7 @@ def shown(row: TenantRow) -> Tenant:
         TenantState(row.state),
         limiting.read(row.limits),
         Priority(row.priority),
+        Trust(row.trust),
         row.version,
         row.created_at,
     )

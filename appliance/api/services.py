@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, patch, post, put
@@ -21,7 +22,13 @@ from appliance.kernel.pagination import Page, PageRequest
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.services import creation, lifecycle, queries, views
-from appliance.services.errors import ActionNotAllowed, ReplicaNotFound, ServedModelTaken, ServiceNotFound
+from appliance.services.errors import (
+    ActionNotAllowed,
+    ReplicaNotFound,
+    ServedModelTaken,
+    ServiceNotFound,
+    TenantUntrusted,
+)
 from appliance.services.schemas import CreateService, EventView, ServiceView, ShareService, UpdateService
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
@@ -62,6 +69,7 @@ async def list_services(
         VersionNotFound,
         VersionNotReady,
         CombinationRefused,
+        TenantUntrusted,
         ArgumentRefused,
         GatewayFull,
         GatewayClosed,
@@ -136,14 +144,15 @@ async def share_service(
     "/services/{service:str}/start",
     permission=Permission.service_write,
     status_code=202,
-    responses=problems(ServiceNotFound, ActionNotAllowed, QuotaExceeded),
+    responses=problems(ServiceNotFound, ActionNotAllowed, QuotaExceeded, TenantUntrusted),
     tags=TAGS,
 )
 async def start_service(
     request: AnyRequest, work: NamedDependency[Work], service: FromPath[str]
 ) -> Response[ServiceView]:
     """Start a stopped service."""
-    switch = _switch(request, work, service, lifecycle.start_service)
+    launcher = context_of(request).parts.publishing.launcher
+    switch = _switch(request, work, service, partial(lifecycle.start_service, launcher=launcher))
     return await once(request, work, switch, status=202)
 
 

@@ -52,7 +52,7 @@ from gpu.probe import NvmlProbe
 from tenants.activity import ActivityReconciler, Sightings
 from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
-from tenants.schemas import QuotaDefaults
+from tenants.schemas import QuotaDefaults, Trust
 from tenants.sealing import SealReconciler
 from tenants.usage import insert_latencies, insert_rollups, insert_usage
 
@@ -118,7 +118,7 @@ def build(
         publishing=Publishing(
             catalog=catalog,
             find_model=version_for_service,
-            launcher=machinery.launcher.name,
+            launcher=machinery.launcher,
             is_ready=_readiness(machinery),
         ),
         models=repository,
@@ -267,6 +267,7 @@ def _provisions(
             replicas=limits.tenant_replicas,
             devices=limits.tenant_devices,
             keys=limits.tenant_keys,
+            trust=Trust(settings.tenant_trust),
         ),
         blockers=(users.services_of_tenant, models_of_tenant),
         check_services=users.services_elsewhere,

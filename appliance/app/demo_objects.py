@@ -31,7 +31,7 @@ from tenants import keys, members, tenancy
 from tenants.actors import system
 from tenants.permissions import MemberRole
 from tenants.queries.keys import key_named
-from tenants.schemas import NewKey, NewMember, NewTenant, QuotaDefaults
+from tenants.schemas import NewKey, NewMember, NewTenant, QuotaDefaults, Trust
 from tenants.scope import PLATFORM, TenantScope
 from tenants.work import Work
 
@@ -67,7 +67,9 @@ class DemoObjects:
                     devices=limits.tenant_devices,
                     keys=limits.tenant_keys,
                 )
-                tenant_id = TenantId((await tenancy.create_tenant(work, NewTenant(name=NAME), quotas)).id)
+                tenant_id = TenantId(
+                    (await tenancy.create_tenant(work, NewTenant(name=NAME, trust=Trust.trusted), quotas)).id
+                )
             member = Work(work.session, system(NAME, tenant_id), self._clock)
             new = NewMember(name=MEMBER, role=MemberRole.tenant_admin)
             added = await members.add_member(member, new, self._passwords)

@@ -15,7 +15,14 @@ from appliance.cli.resources import Kind, add_delete, add_list, add_show
 KIND = Kind(
     "tenant",
     "tenants",
-    (("NAME", "name"), ("DISPLAY NAME", "display_name"), ("STATE", "state"), ("PRIORITY", "priority"), ("ID", "id")),
+    (
+        ("NAME", "name"),
+        ("DISPLAY NAME", "display_name"),
+        ("STATE", "state"),
+        ("PRIORITY", "priority"),
+        ("TRUST", "trust"),
+        ("ID", "id"),
+    ),
 )
 QUOTA_COLUMNS = (("RESOURCE", "resource"), ("USED", "used"), ("LIMIT", "limit"))
 PLATFORM = "platform"
@@ -30,10 +37,18 @@ _priority = click.option(
 )
 
 
+_trust = click.option(
+    "--trust",
+    type=click.Choice(["trusted", "untrusted"]),
+    help="untrusted: its replicas run only where the launcher keeps them from those of others (docker)",
+)
+
+
 @tenant.command("create")
 @click.argument("name")
 @click.option("--display-name", help="what people read [default: NAME]")
 @_priority
+@_trust
 @limit_options
 @client_command
 def create(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
@@ -53,10 +68,11 @@ add_show(tenant, KIND, "Show one tenant.")
 @click.option("--suspend", "state", flag_value="suspended", help="let its keys and logins open nothing")
 @click.option("--activate", "state", flag_value="active", help="undo --suspend")
 @_priority
+@_trust
 @limit_options
 @client_command
 def update(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
-    """Rename, suspend or activate a tenant, or set its limits and priority at the gateway."""
+    """Rename, suspend or activate a tenant, set its trust, or its limits and priority at the gateway."""
     limits = take_limits(members)
     body = given(**members)
     require_change(body | limits)

@@ -103,6 +103,7 @@ class Settings(_Section, frozen=True):
     database_url: str
     launcher: Literal["process", "docker"]
     demo: bool
+    tenant_trust: Literal["trusted", "untrusted"]
     on_stop: Literal["stop-all", "leave-running"]
     gateway: GatewaySettings
     engines: EngineSettings

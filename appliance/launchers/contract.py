@@ -122,6 +122,11 @@ class Launcher(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def isolates(self) -> bool:
+        """Whether the kernel keeps a replica from the others, and from this machine: what untrusted tenants need."""
+        ...
+
     def layout(self, *, run_dir: Path, model_dir: Path | None, cache_dir: Path | None) -> EngineLayout:
         """The engine's view of these folders; nothing has to exist yet."""
         ...

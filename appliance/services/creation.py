@@ -18,6 +18,7 @@ from appliance.kernel.ids import new_id
 from appliance.runtimes import arguments, capability
 from appliance.runtimes.catalog import Catalog, RuntimeSpec
 from appliance.runtimes.images import choose_image
+from appliance.services import trust
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
@@ -25,6 +26,7 @@ from appliance.services.schemas import CreateService, Exposure
 from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
+from appliance.services.trust import Isolation
 from tenants import limits, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.scope import TenantScope
@@ -66,7 +68,7 @@ class Publishing:
 
     catalog: Catalog
     find_model: FindModel
-    launcher: str
+    launcher: Isolation
     is_ready: Callable[[RuntimeSpec], bool]
     """Whether a runtime could start here now, for the choice among those that could serve."""
 
@@ -74,6 +76,7 @@ class Publishing:
 async def create_service(work: Work, publishing: Publishing, request: CreateService) -> ServiceRow:
     """Publish a model; the answer is `pending`, the reconciler does the rest."""
     tenant_id = work.scope.one()
+    await trust.check(work.session, publishing.launcher, tenant_id)
     model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
     choice = await _choose(work.session, publishing, request, model)
     await _check_name(work, tenant_id, request.name)
@@ -119,7 +122,7 @@ async def _choose(session: AsyncSession, publishing: Publishing, request: Create
     runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
     arguments.check_args(runtime, request.args)
     arguments.check_env(runtime, request.env)
-    image = await choose_image(session, runtime, publishing.launcher, request.image)
+    image = await choose_image(session, runtime, publishing.launcher.name, request.image)
     return Choice(runtime, flavor, await choose_pool(session, request.pool), image)
 
 

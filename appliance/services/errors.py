@@ -15,6 +15,11 @@ class ActionNotAllowed(Conflict):
     title = "The service's state does not permit this"
 
 
+class TenantUntrusted(Conflict):
+    code = "tenant-untrusted"
+    title = "The launcher does not keep tenants apart"
+
+
 class ReplicaNotFound(NotFound):
     code = "replica-not-found"
     title = "There is no such replica"

@@ -10,7 +10,7 @@ from appliance.kernel.crashpoints import reached
 from appliance.kernel.errors import ApplianceError, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
 from appliance.runtimes.rendering import render
-from appliance.services import failing
+from appliance.services import failing, trust
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
@@ -52,6 +52,7 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
     replica = await session.get_one(ReplicaRow, replica_id)
     deployment = await session.get_one(DeploymentRow, replica.deployment_id)
     service = await session.get_one(ServiceRow, replica.service_id)
+    await trust.check(session, machinery.launcher, service.tenant_id)
     flavor = await session.get_one(FlavorRow, deployment.flavor_id)
     runtime = machinery.catalog.get(deployment.runtime)
     model_dir = await machinery.model_folder(session, deployment.model_version_id)

@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 
 from appliance.kernel.errors import Conflict
-from appliance.services import queries
+from appliance.services import queries, trust
 from appliance.services.errors import ActionNotAllowed
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
@@ -19,6 +19,7 @@ from appliance.services.schemas import ShareService, UpdateService
 from appliance.services.states import Action, Desired, Phase, ServiceState, can
 from appliance.services.tables import DeploymentRow, ServiceRow, ServiceShareRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
+from appliance.services.trust import Isolation
 from tenants import limits, quotas
 from tenants.queries.tenancy import find_tenant
 from tenants.quotas import Resource
@@ -33,7 +34,9 @@ _DESIRES = {
 }
 
 
-async def start_service(work: Work, service: ServiceRow) -> ServiceRow:
+async def start_service(work: Work, service: ServiceRow, launcher: Isolation) -> ServiceRow:
+    """Run the service's replicas; raises `TenantUntrusted` where `launcher` may not run them."""
+    await trust.check(work.session, launcher, service.tenant_id)
     await _count_again(work, service)
     await work.session.execute(
         update(DeploymentRow).where(DeploymentRow.service_id == service.id).values(failures=0, next_start_at=None)

@@ -13,6 +13,7 @@ from appliance.models.tables import ModelVersionRow
 from appliance.runtimes.capability import excluded_models
 from appliance.runtimes.catalog import Catalog
 from appliance.runtimes.memory import device_memory
+from appliance.services import trust
 from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
@@ -25,6 +26,7 @@ from gpu.placement import place
 from gpu.requests import PlacementRequest, Plan, Rejection
 from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
+from tenants.tables import TenantRow
 
 
 async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> bool:
@@ -34,7 +36,7 @@ async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> 
     """
     async with machinery.guarded.read() as session:
         snapshot = await leasing.snapshot(session)
-        answers = await _seek(session, machinery.catalog, {row.deployment_id for row in waiting}, snapshot)
+        answers = await _seek(session, machinery, {row.deployment_id for row in waiting}, snapshot)
     hopeful = [row.id for row in waiting if answers[row.deployment_id] != row.reason]
     for replica_id in sorted(hopeful):
         with contained(replica=replica_id):
@@ -49,19 +51,25 @@ class _Place(NamedTuple):
 
 
 async def _seek(
-    session: AsyncSession, catalog: Catalog, deployment_ids: Collection[str], snapshot: ComputeSnapshot
+    session: AsyncSession, machinery: Machinery, deployment_ids: Collection[str], snapshot: ComputeSnapshot
 ) -> dict[str, _Place | str]:
     """By deployment: where a replica fits, or the sentence that says why it fits nowhere."""
     query = (
-        select(DeploymentRow, FlavorRow, ModelVersionRow.details)
+        select(DeploymentRow, FlavorRow, TenantRow, ModelVersionRow.details)
         .join(FlavorRow, FlavorRow.id == DeploymentRow.flavor_id)
+        .join(TenantRow, TenantRow.id == DeploymentRow.tenant_id)
         .join(ModelVersionRow, ModelVersionRow.id == DeploymentRow.model_version_id)
         .where(DeploymentRow.id.in_(deployment_ids))
     )
     answers: dict[str, _Place | str] = {}
-    for deployment, flavor, details in await session.execute(query):
+    for deployment, flavor, tenant, details in await session.execute(query):
+        if refused := trust.refusal(machinery.launcher, tenant):
+            answers[deployment.id] = refused
+            continue
         try:
-            request = _request(catalog, deployment, flavor, int((details or {}).get("weight_bytes", 0)), snapshot)
+            request = _request(
+                machinery.catalog, deployment, flavor, int((details or {}).get("weight_bytes", 0)), snapshot
+            )
         except NotFound as missing:
             answers[deployment.id] = missing.detail  # the runtime, which the appliance no longer has
             continue
@@ -75,7 +83,7 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     if replica is None or replica.state != ReplicaState.pending:
         return
     snapshot = await leasing.snapshot(session)
-    answers = await _seek(session, machinery.catalog, {replica.deployment_id}, snapshot)
+    answers = await _seek(session, machinery, {replica.deployment_id}, snapshot)
     found = answers[replica.deployment_id]
     if isinstance(found, str):
         await _explain(machinery, session, replica, found)

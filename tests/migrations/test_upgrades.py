@@ -138,7 +138,9 @@ async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: 
     await upgrade(empty_url)
     await upgrade(empty_url)
     assert await _rows(engine, "SELECT version_num FROM alembic_version") == [(revisions()[-1],)]
-    assert await _rows(engine, "SELECT id, version, limits, priority FROM tenants") == [("ten_1", 3, None, "normal")]
+    assert await _rows(engine, "SELECT id, version, limits, priority, trust FROM tenants") == [
+        ("ten_1", 3, None, "normal", "trusted")
+    ]
     assert await _rows(engine, "SELECT id, version, routes, networks, limits FROM api_keys") == [
         ("key_1", 1, None, None, None)
     ]

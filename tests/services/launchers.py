@@ -25,6 +25,7 @@ class MemoryLauncher:
     """
 
     name = "process"
+    isolates = False
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -242,7 +242,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         backoff=Backoff(first_s=1, cap_s=300),
         timing=Timing(probe_s=5, probe_period_s=0.02, stop_grace_s=5, drain=timedelta(seconds=30)),
     )
-    publishing = Publishing(catalog, find_model, "process", is_ready=lambda _: True)
+    publishing = Publishing(catalog, find_model, launcher, is_ready=lambda _: True)
     return Stage(database, clock, machinery, launcher, publisher, workers, tenant_id, found.version_id, publishing)
 
 

@@ -25,7 +25,7 @@ async def stop(stage: Stage, service_id: str) -> None:
 
 async def start(stage: Stage, service_id: str) -> None:
     async with stage.service_work(service_id) as (work, row):
-        await start_service(work, row)
+        await start_service(work, row, stage.launcher)
 
 
 async def test_counts_follow_what_is_to_run(stage: Stage) -> None:

@@ -82,7 +82,7 @@ async def test_what_a_round_saw_is_not_shown_over_a_newer_desire(stage: Stage) -
     async with stage.service_work(service_id) as (work, row):
         await stop_service(work, row)
     async with stage.service_work(service_id) as (work, row):
-        await start_service(work, row)
+        await start_service(work, row, stage.launcher)
         round_ = asyncio.create_task(stage.round())
         await asyncio.wait({round_}, timeout=0.5)  # on PostgreSQL it has come as far as the row's lock
     await round_

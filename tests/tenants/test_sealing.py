@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from appliance.kernel import leases
 from appliance.kernel.clock import ManualClock
@@ -96,10 +97,70 @@ async def test_tampering_shows(
     await _record(work_as, acting(Role.viewer, TenantId("ten_1")), 4, x=1)
     await sealer.reconcile()
     async with database.write() as session:
+        for permission in _PERMISSIONS[database.engine.dialect.name]:
+            await session.execute(text(permission))
         await session.execute(text(statement))
     report = await _verify(database)
     assert report.broken_at == broken_at
     assert reason in (report.reason or "")
+
+
+_PERMISSIONS = {
+    "sqlite": ("DROP TRIGGER audit_events_no_update", "DROP TRIGGER audit_events_no_delete"),
+    "postgresql": ("ALTER TABLE audit_events DISABLE TRIGGER USER",),
+}
+"""How the owner of the tables gets past the triggers, which is what the chain is for."""
+
+_SEALED, _UNSEALED = "id = (SELECT min(id) FROM audit_events)", "sequence IS NULL"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        f"UPDATE audit_events SET actor_name = 'eve' WHERE {_SEALED}",
+        f"UPDATE audit_events SET previous_hash = hash WHERE {_SEALED}",
+        f"UPDATE audit_events SET sequence = NULL WHERE {_SEALED}",
+        f"UPDATE audit_events SET sequence = 9 WHERE {_SEALED}",
+        f"DELETE FROM audit_events WHERE {_SEALED}",
+        f"UPDATE audit_events SET actor_name = 'eve' WHERE {_UNSEALED}",
+        f"UPDATE audit_events SET actor_name = 'eve', sequence = 9 WHERE {_UNSEALED}",
+        f"UPDATE audit_events SET detail = '{{\"x\": 2}}', sequence = 9 WHERE {_UNSEALED}",
+        f"UPDATE audit_events SET tenant_id = NULL, sequence = 9 WHERE {_UNSEALED}",
+        f"DELETE FROM audit_events WHERE {_UNSEALED}",
+        "DELETE FROM audit_events",
+    ],
+)
+async def test_the_database_refuses_to_change_the_trail(
+    database: Database, sealer: SealReconciler, work_as: WorkAs, statement: str
+):
+    await _record(work_as, acting(Role.viewer, TenantId("ten_1")), 2, x=1)
+    await sealer.reconcile()
+    await _record(work_as, acting(Role.viewer, TenantId("ten_1")), 1, x=1)
+    with pytest.raises(IntegrityError, match="append-only"):
+        await _execute(database, statement)
+    await sealer.reconcile()
+    report = await _verify(database)
+    assert (report.sealed, report.broken_at) == (3, None)
+
+
+async def test_no_row_is_put_in_the_place_of_another(database: Database, sealer: SealReconciler, work_as: WorkAs):
+    """Without the DELETE that its trigger would refuse: TRUNCATE of PostgreSQL, REPLACE of SQLite."""
+    await _record(work_as, acting(Role.viewer, TenantId("ten_1")), 2, x=1)
+    await sealer.reconcile()
+    if database.engine.dialect.name == "postgresql":
+        statement = "TRUNCATE audit_events"
+    else:
+        columns = "at, actor_kind, actor_id, 'eve', tenant_id, action, target_kind, target_id, request_id, detail"
+        rest = "sequence, previous_hash, hash"
+        statement = f"INSERT OR REPLACE INTO audit_events SELECT id, {columns}, {rest} FROM audit_events"
+    with pytest.raises(IntegrityError, match="append-only"):
+        await _execute(database, statement)
+    assert (await _verify(database)).sealed == 2
+
+
+async def _execute(database: Database, statement: str) -> None:
+    async with database.write() as session:
+        await session.execute(text(statement))
 
 
 async def test_writers_do_not_wait_and_nothing_is_left_out(database: Database, sealer: SealReconciler, work_as: WorkAs):

@@ -12,7 +12,7 @@ from tenants import keys, tenancy
 from tenants.actors import Actor
 from tenants.permissions import Role
 from tenants.quotas import Resource
-from tenants.schemas import NewKey, NewTenant, TenantChange, TenantState
+from tenants.schemas import NewKey, NewTenant, TenantChange, TenantState, Trust
 from tenants.scope import NOWHERE, PLATFORM, TenantScope
 from tests.tenants.conftest import DEFAULTS, NewTenantOf, WorkAs, acting
 from tests.tenants.support import no_services
@@ -102,3 +102,17 @@ async def test_deleting_takes_counters_and_revoked_keys_along(work_as: WorkAs, a
     async with work_as(administrator) as work:
         with pytest.raises(NotFound):
             await tenancy.get_tenant(work, acme)
+
+
+@pytest.mark.parametrize("default", Trust)
+async def test_a_new_tenant_is_trusted_as_it_was_said_or_as_the_setting_has_it(
+    work_as: WorkAs, administrator: Actor, default: Trust
+):
+    defaults = msgspec.structs.replace(DEFAULTS, trust=default)
+    async with work_as(administrator) as work:
+        silent = await tenancy.create_tenant(work, NewTenant(name="silent"), defaults)
+        said = await tenancy.create_tenant(work, NewTenant(name="said", trust=Trust.untrusted), defaults)
+        row = await tenancy.lock_tenant(work, "said")
+        changed = await tenancy.update_tenant(work, row, TenantChange(trust=Trust.trusted))
+    assert (silent.trust, said.trust, changed.trust) == (default, Trust.untrusted, Trust.trusted)
+    assert changed.version == said.version + 1

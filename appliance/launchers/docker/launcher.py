@@ -70,6 +70,7 @@ class DockerLauncher:
     """
 
     name = "docker"
+    isolates = True
 
     def __init__(
         self,

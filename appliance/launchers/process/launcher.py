@@ -53,6 +53,7 @@ class ProcessLauncher:
     """`root` is the folder of all replicas' folders. Any number of instances may work on the same root."""
 
     name = "process"
+    isolates = False
 
     def __init__(self, appliance_id: str, *, root: Path, settings: ProcessSettings | None = None) -> None:
         self._appliance_id = appliance_id
