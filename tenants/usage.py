@@ -106,13 +106,21 @@ def filter_of(
     model: str | None = None,
 ) -> UsageFilter:
     """The filter that a caller asked for: without `until` up to now, without `since` the 30 days before that."""
+    begin, end = span_of(now, since, until, DEFAULT_SPAN)
+    return UsageFilter(since=begin, until=end, key_id=key_id, service_id=service_id, model=model)
+
+
+def span_of(
+    now: datetime, since: datetime | None, until: datetime | None, default: timedelta
+) -> tuple[datetime, datetime]:
+    """From and until when a caller means; `BadInput` for what is no span."""
     end = until or now
-    begin = since or end - DEFAULT_SPAN
+    begin = since or end - default
     if begin.tzinfo is None or end.tzinfo is None:
         raise BadInput("since and until need a time zone, for example 2026-11-21T00:00:00Z")
     if begin >= end:
         raise BadInput(f"since {begin.isoformat()} must be before until {end.isoformat()}")
-    return UsageFilter(since=begin, until=end, key_id=key_id, service_id=service_id, model=model)
+    return begin, end
 
 
 async def report(work: Work, wanted: UsageFilter, groupings: Sequence[Grouping], time_zone: str) -> UsageReport:

@@ -29,6 +29,15 @@ class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
 
 
+class LatencyFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """`since` inclusive, `until` exclusive; None does not filter."""
+
+    since: datetime
+    until: datetime
+    service_id: str | None = None
+    deployment_id: str | None = None
+
+
 class UsageTotal(msgspec.Struct, frozen=True, kw_only=True):
     """The sums of one group; a column that was not grouped by is null.
 

@@ -12,10 +12,12 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.problems import problems
+from appliance.gateway import latencies
+from appliance.gateway.latencies import LatencyGrouping, LatencyReport
 from appliance.kernel.pagination import Page, PageRequest
 from tenants import usage
 from tenants.permissions import Permission
-from tenants.usage_schemas import Grouping, UsageEntry, UsageFilter, UsageReport
+from tenants.usage_schemas import Grouping, LatencyFilter, UsageEntry, UsageFilter, UsageReport
 from tenants.work import Work
 
 TAGS = ["Usage"]
@@ -59,6 +61,38 @@ async def list_usage_records(
     return await usage.list_records(work, wanted, page)
 
 
+async def provide_latency_filter(
+    request: Request[Any, Any, Any],
+    since: Annotated[
+        datetime | None, QueryParameter(name="since", description="from then on; one hour by default")
+    ] = None,
+    until: Annotated[datetime | None, QueryParameter(name="until", description="before then; now by default")] = None,
+    service: Annotated[str | None, QueryParameter(name="service", description="id of a service")] = None,
+    deployment: Annotated[str | None, QueryParameter(name="deployment", description="id of a deployment")] = None,
+) -> LatencyFilter:
+    now = context_of(request).clock.now()
+    return latencies.filter_of(now, since, until, service_id=service, deployment_id=deployment)
+
+
+@get(
+    "/usage/latency",
+    permission=Permission.usage_read,
+    tags=TAGS,
+    responses=problems(),
+    dependencies={"wanted": Provide(provide_latency_filter)},
+)
+async def get_latency(
+    work: NamedDependency[Work],
+    wanted: NamedDependency[LatencyFilter],
+    by: Annotated[LatencyGrouping, QueryParameter(description="kept apart by")] = LatencyGrouping.service,
+) -> LatencyReport:
+    """Percentiles of time to first token, time between tokens, queue and whole duration, by service or deployment.
+
+    Of the caller's own services, whoever's keys were used. Kept for a week.
+    """
+    return await latencies.report(work, wanted, by)
+
+
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports."""
-    return [get_usage, list_usage_records]
+    return [get_usage, list_usage_records, get_latency]

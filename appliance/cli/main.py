@@ -19,7 +19,7 @@ _COMMANDS = {
     "model": ("appliance.cli.model", "Models, their versions and files."),
     "key": ("appliance.cli.key", "API keys."),
     "budget": ("appliance.cli.budget", "Token budgets of keys, services and tenants."),
-    "usage": ("appliance.cli.usage", "Tokens and requests."),
+    "usage": ("appliance.cli.usage", "Tokens, requests and latencies."),
     "tenant": ("appliance.cli.tenant", "Tenants and their quotas."),
     "member": ("appliance.cli.member", "Who belongs to a tenant, in which role."),
     "user": ("appliance.cli.user", "The users of the platform."),

@@ -34,6 +34,18 @@ RECORD_COLUMNS = (
     ("COMPLETION", "completion_tokens"),
     ("MS", "duration_ms"),
 )
+MEASURES = ("first_token", "inter_token", "queue", "duration")
+LATENCY_COLUMNS = (
+    ("SERVICE", "service_id"),
+    ("DEPLOYMENT", "deployment_id"),
+    ("MEASURE", "measure"),
+    ("COUNT", "count"),
+    ("MEAN MS", "mean_ms"),
+    ("P50 MS", "p50_ms"),
+    ("P90 MS", "p90_ms"),
+    ("P95 MS", "p95_ms"),
+    ("P99 MS", "p99_ms"),
+)
 _csv = click.option("--csv", "as_csv", is_flag=True, help="print CSV with a heading")
 
 
@@ -96,6 +108,34 @@ def records(connection: Connection, *, as_json: bool, as_csv: bool, limit: int |
         _write_records(items)
     else:
         show_list(items, RECORD_COLUMNS, as_json=as_json)
+
+
+@usage.command("latency")
+@click.option("--by", type=click.Choice(["service", "deployment"]), help="keep apart by [default: service]")
+@click.option("--deployment", metavar="ID", help="only this deployment")
+@click.option("--service", help="only this service, by name or id")
+@click.option("--until", type=AGO, help="before then: an instant, or a time ago such as 12h [default: now]")
+@click.option("--since", type=AGO, help="from then on: an instant, or a time ago such as 1d [default: 1h]")
+@_csv
+@client_command
+def latency(connection: Connection, *, as_json: bool, as_csv: bool, service: str | None, **filters: str | None) -> None:
+    """Show percentiles of the time to the first token, between tokens, in the queue and in all, in milliseconds.
+
+    Each is within 3.2 % of the true one.
+    """
+    report = connection.get("usage/latency", service=_id(connection, "services", "svc_", service), **filters)
+    if as_json:
+        show_object(report, as_json=True)
+        return
+    rows = [
+        {"service_id": item["service_id"], "deployment_id": item["deployment_id"], "measure": measure, **item[measure]}
+        for item in report["items"]
+        for measure in MEASURES
+    ]
+    if as_csv:
+        _write_csv(rows, LATENCY_COLUMNS)
+    else:
+        show_list(rows, LATENCY_COLUMNS, as_json=False)
 
 
 def _params(connection: Connection, filters: dict[str, str | None]) -> dict[str, str | None]:

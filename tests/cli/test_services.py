@@ -146,6 +146,9 @@ def test_usage_is_totalled_and_listed(tenant: CommandLine, chat: str):
     records = tenant.ok("usage", "records", "--csv").splitlines()
     assert (len(records), records[0].split(",")[0]) == (2, "record_id")
     assert rows(tenant.ok("usage", "records", "--model", "chat"))[0][3] == "chat"
+    latency = tenant.json("usage", "latency", "--service", chat, "--by", "deployment")
+    assert latency["relative_error"] == 1 / 32
+    assert tenant.ok("usage", "latency", "--csv").startswith("service,deployment,measure,count,mean_ms,p50_ms,p90_ms")
     assert tenant.json("usage", "records", "--until", "2020-01-01") == []
     assert "time zone" in tenant.fails("usage", "totals", "--time-zone", "Mars")
     assert "there is no service 'none'" in tenant.fails("usage", "totals", "--service", "none")

@@ -219,6 +219,9 @@ async def test_audit_and_usage_over_http(admin: httpx.AsyncClient, acme: TenantI
     assert (await admin.get("/api/v1/usage", params={"group_by": "key"})).status_code == 200
     assert _code(await admin.get("/api/v1/usage", params={"time_zone": "Nowhere"})) == (400, "bad-input")
     assert (await admin.get("/api/v1/usage/records")).json() == {"items": [], "next_cursor": None}
+    latency = (await admin.get("/api/v1/usage/latency", params={"by": "deployment"})).json()
+    assert (latency["relative_error"], latency["items"]) == (1 / 32, [])
+    assert _code(await admin.get("/api/v1/usage/latency", params={"by": "model"})) == (400, "bad-input")
 
 
 # Roles x routes
@@ -286,7 +289,16 @@ async def test_two_tenants_do_not_meet(
     for method, path in probes:
         assert _code(await tenant.request(method, f"/api/v1{path}")) == (404, "not-found"), path
     assert _code(await tenant.get("/api/v1/keys", headers=headers)) == (404, "not-found")
-    for path in ("/keys", "/members", "/audit", "/audit/export", "/usage", "/usage/records", "/quotas"):
+    for path in (
+        "/keys",
+        "/members",
+        "/audit",
+        "/audit/export",
+        "/usage",
+        "/usage/records",
+        "/usage/latency",
+        "/quotas",
+    ):
         answer = await tenant.get(f"/api/v1{path}")
         assert theirs not in answer.text
         assert user_id not in answer.text

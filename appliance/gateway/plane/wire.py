@@ -8,6 +8,7 @@ The directories, under `APPLIANCE_HOME`: `gateway/snapshot` (`SnapshotWriter`), 
 from appliance.gateway.plane.demands import Demand, clear_demand, demand_directory, forget_demand, read_demands
 from appliance.gateway.plane.exposition import merge_expositions
 from appliance.gateway.plane.frames import claim, read_captures, read_frames, read_records, sealed_segments, whole_bytes
+from appliance.gateway.plane.histograms import RELATIVE_ERROR, Histogram, quantile
 from appliance.gateway.plane.local import scrape
 from appliance.gateway.plane.paths import (
     listeners_report_path,
@@ -62,6 +63,7 @@ __all__ = [
     "KEY_BUCKETS",
     "LISTENERS_SHARD",
     "OUTCOMES",
+    "RELATIVE_ERROR",
     "SCOPE_INFERENCE",
     "TENANTS_SHARD",
     "Affinity",
@@ -71,6 +73,7 @@ __all__ = [
     "Demand",
     "Deployment",
     "Durations",
+    "Histogram",
     "KeyEntry",
     "KeysShard",
     "LatencyRecord",
@@ -105,6 +108,7 @@ __all__ = [
     "listeners_report_path",
     "merge_expositions",
     "pid_path",
+    "quantile",
     "read_captures",
     "read_demands",
     "read_frames",
