@@ -13,20 +13,22 @@ from hypothesis import strategies as st
 
 from appliance.gateway.plane import capture as capturing
 from appliance.gateway.plane import wire
+from appliance.gateway.plane.access_log import AccessLog
 from appliance.gateway.plane.capture import Captured, CaptureStore, capture_record, is_sampled
 from appliance.gateway.plane.frames import read_captures
-from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.ledger import Ledger
 from appliance.gateway.plane.prepared import Prepared
 from appliance.gateway.plane.reassembly import reassembled
+from appliance.gateway.plane.settled import Books
 from tests.plane import parts
 from tests.plane.fake_engine import DONE, Answer, EngineRequest, FakeEngine, chunk_event, event, final_event
 from tests.plane.harness import SERVICE, Gateway, chat, request, running, service, sha256
-from tests.plane.records import LOG, record
+from tests.plane.records import LOG, metrics_of, record
 from tests.support.waiting import eventually
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.context import Context
+    from appliance.gateway.plane.spool import Spool
 
 ALL = wire.Capture(share=1.0)
 
@@ -164,7 +166,9 @@ def test_memory_is_bounded_and_given_back(store: CaptureStore) -> None:
 
 
 def test_capture_that_is_switched_off_meanwhile_gives_its_memory_back(store: CaptureStore) -> None:
-    context = SimpleNamespace(captures=store, ids=RequestIds(), now=lambda: 1.0, record=lambda *_: None)
+    log = AccessLog(Path("/nowhere"), 0, LOG)
+    books = Books(cast("Spool", SimpleNamespace(append=lambda *_: None)), metrics_of(), log, store)
+    context = SimpleNamespace(captures=store, now=lambda: 1.0, settle=books.settle)
     asked = parts.request(parts.shard(capture=ALL))
     asked.prepared = Prepared()
     asked.prepared.body = b'{"model":"m"}'
@@ -172,6 +176,7 @@ def test_capture_that_is_switched_off_meanwhile_gives_its_memory_back(store: Cap
     assert store.held > 0
     asked.service = parts.request(parts.shard()).service  # as a later snapshot has it
     ledger.settle(499, "client_cut")
+    books.write_up()
     store.flush()
     assert store.held == 0
 

@@ -86,7 +86,7 @@ def test_client_that_leaves_while_it_waits_frees_no_place() -> None:
         leave=lambda _: None,
         freed=freed.append,
     )
-    context = SimpleNamespace(now=lambda: 1.0, ids=RequestIds(), waiting=waiting, record=lambda *_: None)
+    context = SimpleNamespace(now=lambda: 1.0, ids=RequestIds(), waiting=waiting, settle=lambda _: None)
     exchange = Exchange(cast("Context", context), cast("Client", SimpleNamespace(deadline=0.0)), asked)
     exchange.start()
     exchange.client_gone()

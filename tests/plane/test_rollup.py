@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from appliance.gateway.plane import rollup
 from appliance.gateway.plane.frames import claim, encode_frame, read_records, sealed_segments
 from appliance.gateway.plane.histograms import Histogram
-from appliance.gateway.plane.meter import encode_record, recover
+from appliance.gateway.plane.meter import recover
 from appliance.gateway.plane.paths import prepare, spool_directory
 from appliance.gateway.plane.schemas.records import LatencyRecord, SpoolRecord, UsageRecord, UsageRollup
-from appliance.gateway.plane.slots import SLOTS, SlotTable
+from appliance.gateway.plane.slots import SLOTS, Ending, Progress, SlotTable
 from tests.plane.records import LOG, identity, record
 
 
@@ -188,7 +188,7 @@ def test_recovery_that_is_killed_and_repeated_counts_once(tmp_path: Path) -> Non
         slot = table.claim(identity(number), time.monotonic())
         assert slot is not None
         if number < 2:
-            table.end(slot, encode_record(record(number)))
+            table.end(slot, Progress(0, 0, 0, 0, 0.0, 0.0, 0.0), Ending(200, "completed", 1.0))
     write(directory / "00000000000000000001.open", [record(0)])
     kept = (directory / SLOTS).read_bytes()
 

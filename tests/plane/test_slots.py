@@ -8,9 +8,9 @@ import pytest
 
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.frames import encode_frame, read_frames
-from appliance.gateway.plane.meter import encode_record, recover, tail_bound
+from appliance.gateway.plane.meter import encode_record, recover, tail_bound, usage_record
 from appliance.gateway.plane.paths import prepare, spool_directory
-from appliance.gateway.plane.slots import CAPACITY, SLOTS, Progress, SlotTable, read_left_overs
+from appliance.gateway.plane.slots import CAPACITY, SLOTS, Ending, Progress, SlotTable, end_left_over, read_left_overs
 from tests.plane.records import LOG, identity, record
 
 
@@ -32,19 +32,53 @@ def test_what_a_dead_worker_left_is_recovered_as_it_was(home: Path) -> None:
     table = SlotTable(spool_directory(home, 0) / SLOTS)
     begun, ended, done, streaming = (table.claim(identity(number), now) for number in range(4))
     assert None not in (begun, ended, done, streaming)
-    table.end(ended, encode_record(record(1, completion_tokens=5)))  # type: ignore[arg-type]
+    ending = Ending(200, "completed", now + 3, queue_ms=1.5, inter_token_count=4, inter_token_ms=2.25)
+    progress = Progress(7, 5, 1, 900, now, now + 1, now + 2)
+    table.end(ended, progress, ending)  # type: ignore[arg-type]
     table.free(done)  # type: ignore[arg-type]
     table.update(streaming, *Progress(9, 100, 1, 5000, now, now + 1, now + 2))  # type: ignore[arg-type]
 
     assert recover(home, 0, LOG) == 3
     found = {each.record_id: each for each in recovered(home)}
 
-    assert found["r1"] == record(1, completion_tokens=5)
+    assert found["r1"] == usage_record(identity(1), progress, ending)
+    assert found["r1"] == record(
+        1,
+        prompt_tokens=7,
+        completion_tokens=5,
+        bytes_out=900,
+        queue_ms=1.5,
+        ttft_ms=1000.0,
+        duration_ms=3000.0,
+        inter_token_count=4,
+        inter_token_ms=2.25,
+    )
     assert (found["r0"].outcome, found["r0"].prompt_tokens, found["r0"].estimated) == ("worker_lost", 5, True)
     lost = found["r3"]
     assert (lost.outcome, lost.prompt_tokens, lost.completion_tokens, lost.estimated) == ("worker_lost", 9, 100, False)
     assert lost.tail_tokens > 0
     assert recover(home, 0, LOG) == 0
+
+
+@pytest.mark.parametrize("outcome", wire.OUTCOMES)
+def test_an_ending_is_kept_as_it_was(home: Path, outcome: wire.Outcome) -> None:
+    table = SlotTable(spool_directory(home, 0) / SLOTS)
+    slot = table.claim(identity(0), 1.0)
+    assert slot is not None
+    progress, ending = Progress(1, 2, 3, 4, 5.0, 6.0, 7.0), Ending(502, outcome, 8.0, False, 9.0, 10, 11.0)
+    table.end(slot, progress, ending)
+    (left,) = read_left_overs(spool_directory(home, 0) / SLOTS)
+    assert (left.progress, left.ending, left.record) == (progress, ending, None)
+
+
+def test_a_record_that_is_in_its_slot_already_is_the_one(home: Path) -> None:
+    table = SlotTable(spool_directory(home, 0) / SLOTS)
+    slot = table.claim(identity(0), 1.0)
+    assert slot is not None
+    kept = record(0, outcome="worker_lost", completion_tokens=5)
+    end_left_over(spool_directory(home, 0) / SLOTS, slot, encode_record(kept))
+    assert recover(home, 0, LOG) == 1
+    assert list(recovered(home)) == [kept]
 
 
 def test_open_segment_of_a_dead_worker_is_sealed_without_its_torn_end(home: Path) -> None:
@@ -77,7 +111,8 @@ def test_longest_identity_and_record_fit(tmp_path: Path) -> None:
     numbers = dict.fromkeys(
         ("prompt_tokens", "completion_tokens", "tail_tokens", "bytes_in", "bytes_out", "inter_token_count"), 2**40
     )
-    table.end(slot, encode_record(record(0, **long, **texts, **numbers, estimated=True, ttft_ms=1.5, duration_ms=1e9)))
+    longest = record(0, **long, **texts, **numbers, estimated=True, ttft_ms=1.5, duration_ms=1e9)
+    end_left_over(tmp_path / SLOTS, slot, encode_record(longest))
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,8 @@ from appliance.gateway.plane.identifiers import RequestIds
 from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
-from appliance.gateway.plane.meter import encode_record
 from appliance.gateway.plane.metrics import Known, Metrics
-from appliance.gateway.plane.schemas.records import UsageRecord
+from appliance.gateway.plane.settled import Books
 from appliance.gateway.plane.slots import SlotTable
 from appliance.gateway.plane.spool import Spool
 from appliance.gateway.plane.status import StatusWriter
@@ -30,7 +29,6 @@ from appliance.gateway.plane.waking import Waker
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.client_protocol import ClientConnection
-    from appliance.gateway.plane.request import Request
 
 
 class Context:
@@ -72,6 +70,8 @@ class Context:
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""
         self.metrics = Metrics(worker, lambda: debug.gauges(self), self.ids.next, self._known)
+        self.books = Books(spool, self.metrics, access_log, captures)
+        self.settle = self.books.settle
         self.started = loop.time()
         self.waiting = WaitingRoom(self, Waker(demands, log))
         self.told: dict[str, Callable[[], object]] = {}
@@ -85,12 +85,3 @@ class Context:
         self.connections.remove(connection)
         if self.draining and not self.connections:
             self.emptied.set()
-
-    def record(self, record: UsageRecord, slot: int | None, request: Request) -> None:
-        """Keep a request's final record: in its slot until the spool has it."""
-        payload = encode_record(record)
-        if slot is not None:
-            self.slots.end(slot, payload)
-        self.spool.append(payload, slot)
-        self.metrics.observe(record, request.service.shard.tenant_id)
-        self.access_log.tell(record, request.peer, request.head.fields.get(b"traceparent"))

@@ -89,6 +89,7 @@ def resident_bytes() -> int:
 
 
 def state(context: Context) -> WorkerState:
+    context.books.write_up()
     now = context.now()
     return WorkerState(
         worker=context.metrics.worker,

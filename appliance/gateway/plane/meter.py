@@ -14,9 +14,10 @@ from appliance.gateway.plane.frames import OPEN_SUFFIX, SEALED_SUFFIX, encode_pa
 from appliance.gateway.plane.limits.recovery import charge_lost
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import spool_directory
-from appliance.gateway.plane.schemas.records import Outcome, SpoolRecord, UsageRecord
+from appliance.gateway.plane.schemas.records import SpoolRecord, UsageRecord
 from appliance.gateway.plane.slots import (
     SLOTS,
+    Ending,
     LeftOver,
     Progress,
     RequestIdentity,
@@ -38,6 +39,8 @@ _BYTES_PER_TOKEN: Final = 4
 
 _PROMPT_IS_DUE: Final = frozenset({"completed", "client_cut", "timed_out", "worker_lost"})
 """A request that the engine failed or refused is not billed an estimate of its prompt."""
+
+_NOT_CUT: Final = ("completed", "refused")
 
 _RECOVERED_SUFFIX: Final = ".recovered"
 
@@ -68,49 +71,47 @@ def tail_bound(identity: RequestIdentity, progress: Progress, until: float) -> i
     return bound
 
 
-def usage_record(  # noqa: PLR0913 - all that is known of it at its end
-    identity: RequestIdentity,
-    progress: Progress,
-    *,
-    status: int,
-    outcome: Outcome,
-    until: float,
-    reached: bool = True,
-    queue_ms: float = 0.0,
-    inter_token_count: int = 0,
-    inter_token_ms: float = 0.0,
-) -> UsageRecord:
-    """`until`: CLOCK_MONOTONIC seconds at which it ended. The counts are the engine's own if it told its prompt's
-    (each of its counts is cumulative); else they are estimates. What has not `reached` an engine has none.
+def billed(identity: RequestIdentity, progress: Progress, ending: Ending) -> tuple[int, int]:
+    """Prompt and completion tokens. The counts are the engine's own if it told its prompt's (each of its counts is
+    cumulative); else they are estimates. What has not reached an engine has none.
     """
+    if progress.prompt_tokens > 0:
+        return progress.prompt_tokens, progress.completion_tokens
+    due = ending.reached and ending.outcome in _PROMPT_IS_DUE
+    return identity.prompt_estimate if due else 0, progress.completion_tokens
+
+
+def usage_record(identity: RequestIdentity, progress: Progress, ending: Ending) -> UsageRecord:
+    status, outcome, until, reached, queue_ms, inter_token_count, inter_token_ms = ending
+    prompt, completion = billed(identity, progress, ending)
+    cut = reached and outcome not in _NOT_CUT
     counted = progress.prompt_tokens > 0
-    estimate = identity.prompt_estimate if reached and outcome in _PROMPT_IS_DUE else 0
-    cut = reached and outcome not in ("completed", "refused")
-    return UsageRecord(
-        record_id=identity.record_id,
-        request_id=identity.request_id,
-        at=identity.at,
-        tenant_id=identity.tenant_id,
-        key_id=identity.key_id,
-        service_id=identity.service_id,
-        deployment_id=identity.deployment_id,
-        replica_id=identity.replica_id,
-        route=identity.route,
-        model=identity.model,
-        status=status,
-        outcome=outcome,
-        prompt_tokens=progress.prompt_tokens if counted else estimate,
-        completion_tokens=progress.completion_tokens,
-        estimated=reached and not counted and identity.prompt_estimate > 0 and outcome != "refused",
-        tail_tokens=tail_bound(identity, progress, until) if cut else 0,
-        stream=identity.stream,
-        bytes_in=identity.bytes_in,
-        bytes_out=progress.bytes_out,
-        queue_ms=round(queue_ms, 3),
-        ttft_ms=round(1000 * (progress.first - progress.started), 3) if progress.first else None,
-        duration_ms=round(1000 * (until - progress.started), 3),
-        inter_token_count=inter_token_count,
-        inter_token_ms=round(inter_token_ms, 3),
+    started, first = progress.started, progress.first
+    return UsageRecord(  # by position, in the order of the schema: twice as fast
+        identity.record_id,
+        identity.request_id,
+        identity.at,
+        identity.tenant_id,
+        identity.key_id,
+        identity.service_id,
+        identity.deployment_id,
+        identity.replica_id,
+        identity.route,
+        identity.model,
+        status,
+        outcome,
+        prompt,
+        completion,
+        reached and not counted and identity.prompt_estimate > 0 and outcome != "refused",
+        tail_bound(identity, progress, until) if cut else 0,
+        identity.stream,
+        identity.bytes_in,
+        progress.bytes_out,
+        round(queue_ms, 3),
+        round(1000 * (first - started), 3) if first else None,
+        round(1000 * (until - started), 3),
+        inter_token_count,
+        round(inter_token_ms, 3),
     )
 
 
@@ -128,7 +129,7 @@ def recover(home: Path, index: int, log: Log) -> int:
         now = time.monotonic()
         written = _ids_in_open_segments(directory)
         left_overs = [left for left in read_left_overs(path) if left.identity.record_id not in written]
-        found = [encode_payload(left.record or _end_lost(home, index, left, now)) for left in left_overs]
+        found = [encode_payload(_recovered(home, index, left, now)) for left in left_overs]
         if found:
             write_atomic(directory / f"{time.time_ns() // 1000:020d}{_RECOVERED_SUFFIX}", b"".join(found), mode=0o640)
         _finish_recovery(directory)
@@ -152,6 +153,15 @@ def _ids_in_open_segments(directory: Path) -> set[str]:
     return {record.record_id for segment in segments for record, _ in read_frames(segment)}
 
 
+def _recovered(home: Path, index: int, left: LeftOver, now: float) -> bytes:
+    """The final record of a request, whether it had ended or not."""
+    if left.record is not None:
+        return left.record
+    if left.ending is not None:
+        return encode_record(usage_record(left.identity, left.progress, left.ending))
+    return _end_lost(home, index, left, now)
+
+
 def _end_lost(home: Path, index: int, left: LeftOver, now: float) -> bytes:
     """Charge the request to its budgets and keep its record in its slot, as its worker would have: then it is not
     charged again.
@@ -166,4 +176,4 @@ def _end_lost(home: Path, index: int, left: LeftOver, now: float) -> bytes:
 def _lost(left: LeftOver, now: float) -> UsageRecord:
     # After a reboot the monotonic clock starts again: then the times tell nothing.
     until = now if now >= left.progress.started else left.progress.last or left.progress.started
-    return usage_record(left.identity, left.progress, status=0, outcome="worker_lost", until=until)
+    return usage_record(left.identity, left.progress, Ending(0, "worker_lost", until))

@@ -19,7 +19,7 @@ from appliance.gateway.plane import answers, ejection, upstream
 from appliance.gateway.plane.balance import pick
 from appliance.gateway.plane.meter import usage_record
 from appliance.gateway.plane.relay import Relay, StreamRelay, relay_for
-from appliance.gateway.plane.slots import Progress, RequestIdentity
+from appliance.gateway.plane.slots import Ending, Progress, RequestIdentity
 from appliance.gateway.plane.usage import Counter
 
 if TYPE_CHECKING:
@@ -231,8 +231,6 @@ class Mirror:
                 stream=prepared is not None and prepared.stream,
             ),
             Progress(counter.prompt, counter.completion, 0, 0, self._started, self._first, now),
-            status=self._status,
-            outcome=outcome,
-            until=now,
+            Ending(self._status, outcome, now),
         )
         self._context.metrics.of(shard.tenant_id, shard.id, replica.deployment_id).observe(record)

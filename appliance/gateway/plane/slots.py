@@ -2,14 +2,17 @@
 
 A slot of 2 KiB (native byte order):
 
-    0 state u32 (0 free, 1 in flight, 2 ended)  4 identity length u32  8 record length u32
+    0 state u32 (0 free, 1 in flight, 2 recorded, 3 ended)  4 identity length u32  8 record length u32
     16 progress: prompt tokens u32, completion tokens u32, largest chunk u32, -, bytes out u64,
        started f64, first byte f64, last byte f64 (CLOCK_MONOTONIC seconds, 0: none yet)
+    64 ending: status u32, outcome u32 (its place in OUTCOMES), whether it reached an engine u32, tokens between
+       which the time was taken u32, end f64 (CLOCK_MONOTONIC seconds), that time f64, time in the queue f64 (ms)
     128 identity: msgpack of `RequestIdentity`      1024 record: msgpack of the final `UsageRecord`
 
-The state is written last, so it never promises more than is there. An ended slot becomes free only once its record
-is in the spool's file; so each request is in its slot, in the spool, or (between two instructions) in both under
-the same record id.
+The state is written last, so it never promises more than is there. A record follows from identity, progress and
+ending; it stands in the slot only if who took over from a killed worker has made it. An ended slot becomes free only
+once its record is in the spool's file; so each request is in its slot, in the spool, or (between two instructions) in
+both under the same record id.
 """
 
 from __future__ import annotations
@@ -23,20 +26,25 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from appliance.gateway.plane.schemas.records import OUTCOMES, Outcome
+
 SLOTS: Final = "slots"
 """The file's name in the worker's spool directory."""
 
 CAPACITY: Final = 4096
 _SLOT: Final = 2048
 _SIZE: Final = CAPACITY * _SLOT
-_FREE, _IN_FLIGHT, _ENDED = 0, 1, 2
+_FREE, _IN_FLIGHT, _RECORDED, _ENDED = 0, 1, 2, 3
 # Native mode ("@") stores each number with one instruction: a kill leaves the old value or the new one.
 _STATE: Final = struct.Struct("@I")
 _LENGTHS: Final = struct.Struct("@II")
 _PROGRESS: Final = struct.Struct("@IIIIQddd")
-_PROGRESS_AT, _IDENTITY_AT, _RECORD_AT = 16, 128, 1024
+_ENDING: Final = struct.Struct("@IIIIddd")
+_PROGRESS_AT, _ENDING_AT, _IDENTITY_AT, _RECORD_AT = 16, 64, 128, 1024
 MAX_IDENTITY: Final = _RECORD_AT - _IDENTITY_AT
 MAX_RECORD: Final = _SLOT - _RECORD_AT
+
+_PLACES: Final = {outcome: place for place, outcome in enumerate(OUTCOMES)}
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -75,6 +83,20 @@ class Progress(NamedTuple):
     started: float
     first: float
     last: float
+
+
+class Ending(NamedTuple):
+    """How a request ended, and `until` when (CLOCK_MONOTONIC seconds); the others are those of `UsageRecord`.
+    `reached`: whether it was sent to an engine.
+    """
+
+    status: int
+    outcome: Outcome
+    until: float
+    reached: bool = True
+    queue_ms: float = 0.0
+    inter_token_count: int = 0
+    inter_token_ms: float = 0.0
 
 
 class SlotTable:
@@ -127,13 +149,14 @@ class SlotTable:
         at = index * _SLOT + _PROGRESS_AT
         _PROGRESS.pack_into(self._map, at, prompt, completion, largest, 0, bytes_out, started, first, last)
 
-    def end(self, index: int, record: bytes) -> None:
-        """Keep the final record (msgpack) until it is in the spool."""
+    def end(self, index: int, progress: Progress, ending: Ending) -> None:
+        """Keep what the final record will be made of until that is in the spool."""
         at = index * _SLOT
-        if len(record) > MAX_RECORD:
-            raise ValueError("a usage record does not fit its slot")
-        self._map[at + _RECORD_AT : at + _RECORD_AT + len(record)] = record
-        _STATE.pack_into(self._map, at + 8, len(record))
+        prompt, completion, largest, out, started, first, last = progress
+        _PROGRESS.pack_into(self._map, at + _PROGRESS_AT, prompt, completion, largest, 0, out, started, first, last)
+        status, outcome, until, reached, queue_ms, count, between_ms = ending
+        place = _PLACES[outcome]
+        _ENDING.pack_into(self._map, at + _ENDING_AT, status, place, reached, count, until, between_ms, queue_ms)
         _STATE.pack_into(self._map, at, _ENDED)
 
     def free(self, index: int) -> None:
@@ -146,7 +169,9 @@ class SlotTable:
 
 
 def end_left_over(path: Path, index: int, record: bytes) -> None:
-    """Keep the final record of a request of a dead worker, as that would have."""
+    """Keep the final record (msgpack) of a request of a dead worker. `ValueError` if it does not fit its slot."""
+    if len(record) > MAX_RECORD:
+        raise ValueError("a usage record does not fit its slot")
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         content = mmap.mmap(descriptor, _SIZE)
@@ -156,15 +181,18 @@ def end_left_over(path: Path, index: int, record: bytes) -> None:
         at = index * _SLOT
         content[at + _RECORD_AT : at + _RECORD_AT + len(record)] = record
         _STATE.pack_into(content, at + 8, len(record))
-        _STATE.pack_into(content, at, _ENDED)
+        _STATE.pack_into(content, at, _RECORDED)
 
 
 class LeftOver(NamedTuple):
-    """A slot of a worker that is gone. `record` is there if the request had ended."""
+    """A slot of a worker that is gone. `ending` is there if the request had ended, `record` if it was recovered before
+    (or had ended under a version that kept it here).
+    """
 
     slot: int
     identity: RequestIdentity
     progress: Progress
+    ending: Ending | None
     record: bytes | None
 
 
@@ -177,7 +205,7 @@ def read_left_overs(path: Path) -> Iterator[LeftOver]:
         return
     for at in range(0, len(content) - _SLOT + 1, _SLOT):
         (state,) = _STATE.unpack_from(content, at)
-        if state not in (_IN_FLIGHT, _ENDED):
+        if state not in (_IN_FLIGHT, _RECORDED, _ENDED):
             continue
         identity_length, record_length = _LENGTHS.unpack_from(content, at + 4)
         try:
@@ -185,5 +213,13 @@ def read_left_overs(path: Path) -> Iterator[LeftOver]:
         except msgspec.DecodeError:
             continue
         prompt, completion, largest, _, out, started, first, last = _PROGRESS.unpack_from(content, at + _PROGRESS_AT)
-        record = content[at + _RECORD_AT : at + _RECORD_AT + record_length] if state == _ENDED else None
-        yield LeftOver(at // _SLOT, identity, Progress(prompt, completion, largest, out, started, first, last), record)
+        progress = Progress(prompt, completion, largest, out, started, first, last)
+        ending = _ending(content, at) if state == _ENDED else None
+        record = content[at + _RECORD_AT : at + _RECORD_AT + record_length] if state == _RECORDED else None
+        yield LeftOver(at // _SLOT, identity, progress, ending, record)
+
+
+def _ending(content: bytes, at: int) -> Ending:
+    status, place, reached, count, until, between_ms, queue_ms = _ENDING.unpack_from(content, at + _ENDING_AT)
+    outcome: Outcome = OUTCOMES[place] if place < len(OUTCOMES) else "worker_lost"
+    return Ending(status, outcome, until, bool(reached), queue_ms, count, between_ms)

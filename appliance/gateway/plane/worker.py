@@ -115,6 +115,7 @@ class Worker:
             path.unlink(missing_ok=True)
             self._control.close()
             self._context.counters.close()
+            self._context.books.write_up()
             for record in self._context.metrics.take_rest(time.time()):
                 self._context.spool.append(encode_record(record), None)
             self._context.spool.close()
@@ -127,7 +128,7 @@ class Worker:
     def _pages(self) -> dict[str, local.Page]:
         context = self._context
         return {
-            local.METRICS: ("text/plain; version=0.0.4", lambda: exposition(context.metrics).encode()),
+            local.METRICS: ("text/plain; version=0.0.4", lambda: _metrics(context)),
             local.STATE: ("application/json", lambda: msgspec.json.encode(debug.state(context))),
         }
 
@@ -162,6 +163,7 @@ class Worker:
     def _tick(self) -> None:
         self._loop.call_later(TICK_S, self._tick)
         self._ticks += 1
+        self._context.books.write_up()
         self._context.spool.flush()
         self._context.access_log.flush(self._executor)
         if self._ticks % _SNAPSHOT_TICKS == 0:
@@ -213,6 +215,11 @@ class Worker:
         context.spool.seal_if_due(self._executor)
         context.captures.flush()
         self._acceptor.reload_certificates(now)
+
+
+def _metrics(context: Context) -> bytes:
+    context.books.write_up()
+    return exposition(context.metrics).encode()
 
 
 def _raise_descriptor_limit() -> None:
