@@ -7,16 +7,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from appliance.gateway.plane import wire
+from appliance.gateway.plane.paths import take_worker_lock
 from tests.plane.fake_engine import DONE, FakeEngine, Gate, answer_chat
 from tests.plane.harness import KEY, SERVICE, Connection, Gateway, chat, request, running, service, sha256
 from tests.support.ports import free_port, free_ports
 from tests.support.waiting import eventually
+
+_HEARTBEAT_AT: Final = 40
+"""In a worker's status."""
 
 
 @contextmanager
@@ -66,7 +71,6 @@ def test_workers_killed_again_and_again_lose_and_double_nothing(own_gateway: Gat
     assert sorted(record.request_id for record in gateway.records().values()) == sorted(told)
 
 
-@pytest.mark.xfail(strict=False, reason="now and then a connection ends early; not explained yet")
 def test_killed_supervisor_is_replaced_without_a_refused_connection(
     own_gateway: Gateway, own_engine: FakeEngine
 ) -> None:
@@ -308,9 +312,59 @@ def test_hung_worker_is_adopted_by_nobody_and_ended(own_gateway: Gateway) -> Non
         gateway.kill_supervisor()
         os.kill(pid, signal.SIGSTOP)
         os.utime(wire.pid_path(gateway.home, 0), (0, 0))  # it has been silent for long
+        with wire.status_path(gateway.home, 0).open("r+b") as status:
+            status.seek(_HEARTBEAT_AT)
+            status.write(bytes(8))
         gateway.start()
         eventually(lambda: gateway.worker_pid() != pid, ignoring=(OSError, ValueError))
         gateway.await_serving()
+
+
+def test_worker_that_answers_late_is_adopted_and_not_replaced(own_gateway: Gateway, own_engine: FakeEngine) -> None:
+    gate = own_engine.script = Gate()
+    with running(own_gateway) as gateway:
+        pid = gateway.worker_pid()
+        with begun_stream(gateway, "through") as stream:
+            gateway.kill_supervisor()
+            os.kill(pid, signal.SIGSTOP)
+            gateway.start()
+            eventually(lambda: gateway.log().count('"supervisor.started"') == 2, message="one that begins without it")
+            assert '"worker.adopted"' not in gateway.log()
+            os.kill(pid, signal.SIGCONT)
+            eventually(lambda: '"worker.adopted"' in gateway.log())
+            gateway.await_serving()
+            assert gateway.worker_pid() == pid
+            gate.open()
+            assert DONE in stream.read_until(b"0\r\n\r\n")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: gateway.worker_pid() != pid, ignoring=(OSError, ValueError))
+        own_engine.script = answer_chat
+        assert gateway.ask(request(chat())).status == 200
+
+
+def test_nobody_waits_at_a_socket_that_no_worker_has(own_gateway: Gateway) -> None:
+    """Nor is anyone's connection lost with the supervisor, which alone has that socket."""
+    own_gateway.workers = 2
+    own_gateway.publish()
+    (own_gateway.home / "run").mkdir(exist_ok=True)
+    lock = take_worker_lock(own_gateway.home, 1)
+    assert lock is not None
+    try:
+        own_gateway.start()
+        eventually(lambda: '"listener.accepting"' in own_gateway.log(), message="worker 0 accepts")
+        with ExitStack() as stack:
+            before, after = ([stack.enter_context(own_gateway.connect()) for _ in range(32)] for _ in range(2))
+            for each in before:
+                each.send(request(chat()))
+                assert each.answer().status == 200
+            own_gateway.kill_supervisor()
+            for each in after:
+                each.send(request(chat()))
+                assert each.answer().status == 200
+    finally:
+        os.close(lock)
+    own_gateway.start()  # to be stopped with its workers
+    own_gateway.await_serving()
 
 
 def processes_of(gateway: Gateway) -> list[int]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 
 from tests.plane.fake_engine import DONE, FakeEngine, Gate, answer_chat
 from tests.plane.harness import Connection, Gateway, chat, request, running
+from tests.plane.test_life import processes_of
 from tests.support.waiting import eventually
 
 WORKERS = 2
 ROLLED = '"roll.finished"'
+RENEWING = '"supervisor.renewing"'
+LISTEN = "0A"
+"""A socket's state in /proc/net/tcp."""
 
 
 def worker_pids(gateway: Gateway) -> set[int]:
@@ -117,7 +122,6 @@ def zombies_of(parent: int) -> list[int]:
     return found
 
 
-@pytest.mark.xfail(strict=False, reason="now and then a request times out; not explained yet")
 @pytest.mark.parametrize("times", [3])
 def test_worker_killed_while_it_is_replaced_is_replaced_all_the_same(
     own_gateway: Gateway, own_engine: FakeEngine, times: int
@@ -132,3 +136,61 @@ def test_worker_killed_while_it_is_replaced_is_replaced_all_the_same(
             os.kill(max(old), signal.SIGKILL)
             eventually(partial(all_are_new, gateway, old), 30, ignoring=(OSError, ValueError))
             assert gateway.ask(request(chat())).status == 200
+
+
+def test_each_program_has_one_socket_for_each_worker(own_gateway: Gateway) -> None:
+    """One more would have its share of the connections, and nobody would accept them once its worker is gone."""
+    own_gateway.workers = WORKERS
+    with running(own_gateway) as gateway:
+        assert gateway.process is not None
+        for _ in range(3):
+            before = gateway.log().count(ROLLED)
+            gateway.process.send_signal(signal.SIGHUP)
+            eventually(partial(has_rolled, gateway, before), 30)
+            assert len(listening_descriptors(gateway.process.pid, gateway.port)) == WORKERS
+
+
+def listening_descriptors(pid: int, port: int) -> list[str]:
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {fields[9] for fields in lines if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port}
+    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    return [link for link in links if link.startswith("socket:") and link[8:-1] in inodes]
+
+
+def test_connections_that_wait_for_a_worker_outlive_it_and_the_program_of_the_supervisor(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway, ExitStack() as stack:
+        assert gateway.process is not None
+        pid = gateway.worker_pid()
+        os.kill(pid, signal.SIGSTOP)
+        waiting = [stack.enter_context(gateway.connect(30)) for _ in range(8)]
+        for each in waiting:
+            each.send(request(chat()))
+        begin_to_renew(gateway)
+        os.kill(pid, signal.SIGKILL)  # while neither program has asked it for its sockets
+        assert [each.answer().status for each in waiting] == [200] * len(waiting)
+        assert gateway.worker_pid() != pid
+
+
+def test_second_renewal_waits_for_the_first(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        assert gateway.process is not None
+        begin_to_renew(gateway)
+        gateway.process.send_signal(signal.SIGHUP)
+        eventually(lambda: gateway.log().count(ROLLED) == 2, 30)
+        assert gateway.process.poll() is None
+        assert gateway.ask(request(chat())).status == 200
+
+
+def test_stop_that_comes_while_the_program_is_replaced_ends_all(own_gateway: Gateway) -> None:
+    with running(own_gateway) as gateway:
+        begin_to_renew(gateway)
+        assert gateway.stop(30) == 0
+        assert processes_of(gateway) == []
+
+
+def begin_to_renew(gateway: Gateway) -> None:
+    """Returns while the next program is still being loaded: it knows no signals yet."""
+    assert gateway.process is not None
+    before = gateway.log().count(RENEWING)
+    gateway.process.send_signal(signal.SIGHUP)
+    eventually(lambda: gateway.log().count(RENEWING) > before)

@@ -7,6 +7,7 @@ out duplicates of all its listening sockets; the others are not answered.
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Final
@@ -85,7 +86,13 @@ def send(connection: socket.socket, message: ToWorker | Held, descriptors: list[
 def receive_to_worker(connection: socket.socket) -> tuple[ToWorker, list[int]] | None:
     """None at the end of the connection. `ValueError` for what cannot be understood (its sockets are closed)."""
     data, descriptors = _receive(connection)
-    return None if not data else (_decode_to_worker(data), descriptors)
+    if not data:
+        return None
+    try:
+        return _decode_to_worker(data), descriptors
+    except ValueError:
+        _close(descriptors)
+        raise
 
 
 def receive_held(connection: socket.socket) -> tuple[Held, list[socket.socket]]:
@@ -98,7 +105,14 @@ def receive_held(connection: socket.socket) -> tuple[Held, list[socket.socket]]:
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
-    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_MESSAGE, BATCH)
+    # One that stayed open over exec would be listened on by nobody, and its clients would wait for ever.
+    data, descriptors, flags, _ = socket.recv_fds(connection, MAX_MESSAGE, BATCH, socket.MSG_CMSG_CLOEXEC)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        _close(descriptors)
         raise ConnectionError("a control message was truncated")
     return data, descriptors
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

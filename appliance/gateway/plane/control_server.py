@@ -36,7 +36,8 @@ class ControlServer:
         self._connection: socket.socket | None = None
         self._messages: asyncio.Queue[tuple[socket.socket, control.ToWorker, list[int]]] = asyncio.Queue()
         self._serving: asyncio.Task[None] | None = None
-        self._draining = False
+        self.draining = False
+        """Told to a supervisor, which then gives the worker no sockets any more."""
 
     def start(self) -> None:
         self._server = control.listen(self._path)
@@ -105,7 +106,6 @@ class ControlServer:
                     for listener_id in ids:
                         await self._acceptor.remove(listener_id)
                 case control.Drain(grace_s):
-                    self._draining = True
                     self._drain(grace_s)
 
     def _answer(self, connection: socket.socket) -> None:
@@ -114,7 +114,7 @@ class ControlServer:
         for number, batch in enumerate(batches, start=1):
             answer = control.Held(
                 pid=os.getpid(),
-                draining=self._draining,
+                draining=self.draining,
                 last=number == len(batches),
                 listeners=[listener for listener, _ in batch],
             )

@@ -1,14 +1,15 @@
-"""Listening sockets: probing and binding.
+"""Listening sockets: probing, binding, listening.
 
 An address is first bound without SO_REUSEPORT, so that a foreign or stale owner (even one that shares its port) is
 noticed and left alone; then one socket with SO_REUSEPORT for each worker, so that the kernel spreads connections.
+The kernel gives a socket its share from `listen` on, whether or not anyone accepts.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from typing import Final
+from typing import Any, Final
 
 BACKLOG: Final = 1024
 
@@ -28,12 +29,11 @@ def probe(host: str, port: int) -> None:
 
 
 def bind_shared(host: str, port: int) -> socket.socket:
-    """A listening socket of a group; connections queue in it from now on."""
+    """A socket of a group. Nothing queues in it before `listen`."""
     bound = _socket(host, port)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(bound, host, port)
-        bound.listen(BACKLOG)
         bound.setblocking(False)
     except OSError as error:
         bound.close()
@@ -41,13 +41,37 @@ def bind_shared(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _socket(host: str, port: int) -> socket.socket:
+def listen(bound: socket.socket, host: str, port: int) -> None:
+    """Let connections queue in a socket of `bind_shared`, which may listen already.
+
+    `AddressUnavailable` if somebody else has begun to listen at the address since it was bound.
+    """
     try:
-        family, kind, protocol, _, _ = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-        )[0]
+        bound.listen(BACKLOG)
+    except OSError as error:
+        raise _explained(error, host, port) from None
+
+
+def is_at(bound: socket.socket, host: str, port: int) -> bool:
+    """Whether the socket is bound to just this address."""
+    try:
+        family, _, _, _, address = _resolved(host, port)
+    except AddressUnavailable:
+        return False
+    return bound.family == family and bound.getsockname()[:2] == address[:2]
+
+
+def _resolved(host: str, port: int) -> tuple[int, int, int, str, tuple[Any, ...]]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE)[
+            0
+        ]
     except socket.gaierror:
         raise AddressUnavailable(errno.EINVAL, f"{host!r} is not an IP address") from None
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, _ = _resolved(host, port)
     made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from appliance.gateway.plane import control
+from appliance.gateway.plane.adoption import Adopted, Adoption, is_free
 from appliance.gateway.plane.log import Log
-from appliance.gateway.plane.paths import control_path, pid_path, status_path, take_worker_lock, worker_indexes
+from appliance.gateway.plane.paths import control_path, status_path
 from appliance.gateway.plane.schemas.listeners import Listener
 from appliance.gateway.plane.status import read_status
 
@@ -31,7 +32,6 @@ HUNG_S: Final = 20.0
 _HEARTBEAT_CHECK_S: Final = 5.0
 _MIN_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 10.0
-_SILENT_START_S: Final = 10.0
 
 
 class WorkerProcess:
@@ -51,6 +51,10 @@ class WorkerProcess:
         self._pidfd = os.pidfd_open(pid)
         self._suspect = False
         self._checked = time.monotonic()
+
+    @property
+    def adopted(self) -> bool:
+        return self._child is None
 
     def fileno(self) -> int:
         """Becomes readable when the process ends."""
@@ -101,10 +105,12 @@ class WorkerProcess:
             return False
         self._checked = now
         try:
-            heartbeat = read_status(status_path(home, self.index)).heartbeat
+            status = read_status(status_path(home, self.index))
         except (OSError, ValueError):
             return False
-        stale = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - heartbeat > HUNG_S * 1e9
+        if status.pid != self.pid:  # of the worker before; this one is still to write its own
+            return False
+        stale = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - status.heartbeat > HUNG_S * 1e9
         hung = stale and self._suspect
         self._suspect = stale
         return hung
@@ -122,55 +128,54 @@ class Pool:
         self._not_before: dict[int, float] = {}
         """By seat, as is `_number`, which its last worker had."""
         self._number: dict[int, int] = {}
+        self._adoption = Adoption(home, log)
 
-    def adopt(self) -> list[tuple[int, Listener, socket.socket]]:
-        """Take over the workers that run; the listening sockets that they hold, by seat."""
+    def adopt(self, wait_s: float) -> list[tuple[int, Listener, socket.socket]]:
+        """Take over the workers that run and answer within `wait_s` seconds; the listening sockets that they hold, by
+        seat.
+        """
         found: list[tuple[int, Listener, socket.socket]] = []
-        for index in worker_indexes(self._home / "run", ".sock"):
-            found += self._adopt(index)
+        for adopted in self._adoption.adopt(self.workers, wait_s):
+            found += self._take_over(adopted)
         return found
 
-    def _adopt(self, index: int) -> list[tuple[int, Listener, socket.socket]]:
+    def _take_over(self, adopted: Adopted) -> list[tuple[int, Listener, socket.socket]]:
+        index, held = adopted.number, adopted.held
         try:
-            connection = control.connect(control_path(self._home, index), CONTROL_S)
-        except OSError:
-            return []
-        pairs: list[tuple[Listener, socket.socket]] = []
-        try:
-            control.send(connection, control.Hello())
-            while True:
-                answer, sockets = control.receive_held(connection)
-                pairs += list(zip(answer.listeners, sockets, strict=True))
-                if answer.last:
-                    break
-            worker = WorkerProcess(index, None, answer.pid, None)
-        except (OSError, ValueError) as error:
+            worker = WorkerProcess(index, None, adopted.pid, None)
+        except OSError as error:  # it has ended since
             self._log.error("worker.not_adopted", worker=index, reason=str(error))
-            connection.close()
+            adopted.connection.close()
+            _close(held)
             return []
-        worker.connection = connection
-        worker.draining = answer.draining
-        worker.told = {listener.id: listener for listener, _ in pairs}
+        adopted.connection.settimeout(CONTROL_S)
+        worker.connection = adopted.connection
+        worker.draining = adopted.draining
+        worker.told = {listener.id: listener for listener, _ in held}
         self.workers[index] = worker
-        self._log.info("worker.adopted", worker=index, worker_pid=answer.pid, listeners=len(pairs))
-        if answer.draining:
-            for _, held in pairs:
-                held.close()
+        self._log.info("worker.adopted", worker=index, worker_pid=adopted.pid, listeners=len(held))
+        if adopted.draining:
+            _close(held)
             return []
         seat = worker.seat = self._free_seat()
         self._number[seat] = index
-        return [(seat, listener, held) for listener, held in pairs]
+        return [(seat, listener, each) for listener, each in held]
+
+    @property
+    def strangers(self) -> int:
+        """How many workers run that are still to be adopted."""
+        return self._adoption.strangers
 
     def _free_seat(self) -> int:
         taken = {worker.seat for worker in self.workers.values()}
         return next(seat for seat in itertools.count() if seat not in taken)
 
     def start_missing(self, count: int) -> None:
-        """A worker for each seat below `count` that has none."""
+        """A worker for each seat below `count` that has none, and is not kept for one that is still to be adopted."""
         taken = {worker.seat for worker in self.workers.values()}
-        for seat in range(count):
-            if seat not in taken:
-                self.start(seat)
+        missing = [seat for seat in range(count) if seat not in taken]
+        for seat in missing[: max(len(missing) - self.strangers, 0)]:
+            self.start(seat)
 
     def start(self, seat: int) -> WorkerProcess | None:
         """One worker more for this seat; None if that has to wait (after a worker that died early, or a lock)."""
@@ -180,7 +185,7 @@ class Pool:
         number = self._number.get(seat, seat)
         if number in self.workers:
             number = next(each for each in itertools.count() if each not in self.workers)
-        if not self._is_free(number):
+        if not is_free(self._home, number):
             self._not_before[seat] = now + 1.0
             return None
         command = [sys.executable, "-m", "appliance.gateway.plane.worker"]
@@ -190,24 +195,6 @@ class Pool:
         self._number[seat] = number
         self._log.info("worker.spawned", worker=number, worker_pid=child.pid)
         return worker
-
-    def _is_free(self, index: int) -> bool:
-        """Whether no worker has this index. One that does not let itself be adopted is ended after a while."""
-        lock = take_worker_lock(self._home, index)
-        if lock is not None:
-            os.close(lock)
-            return True
-        try:
-            path = pid_path(self._home, index)
-            pid = int(path.read_text())
-            silent_s = time.time() - path.stat().st_mtime
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            return False
-        if silent_s > _SILENT_START_S and b"appliance.gateway.plane.worker" in command:
-            self._log.error("worker.unresponsive_killed", worker=index, worker_pid=pid)
-            os.kill(pid, signal.SIGKILL)
-        return False
 
     def reap(self) -> list[WorkerProcess]:
         """The workers that have ended."""
@@ -262,3 +249,8 @@ class Pool:
         worker.seat = None
         if not worker.send(control.Drain(self._grace_s)):
             worker.signal(signal.SIGTERM)
+
+
+def _close(held: list[tuple[Listener, socket.socket]]) -> None:
+    for _, each in held:
+        each.close()

@@ -17,40 +17,35 @@ from appliance.gateway.plane.status import read_status
 
 
 class Roll:
-    """Begun with the workers that run; `step` it until `done`."""
+    """Replaces every worker that was adopted; `step` it until `done`."""
 
     def __init__(self, home: Path, pool: Pool, sockets: SocketSet, log: Log) -> None:
         self._home = home
         self._pool = pool
         self._sockets = sockets
         self._log = log
-        self._waiting = sorted(
-            (each for each in pool.workers.values() if not each.draining), key=lambda each: each.index
-        )
         self._new: WorkerProcess | None = None
-        log.info("roll.started", workers=[worker.index for worker in self._waiting])
-
-    @property
-    def done(self) -> bool:
-        return not self._waiting
+        self.done = False
+        log.info("roll.started", workers=[worker.index for worker in self._old()])
 
     def step(self) -> None:
         if self.done:
             return
-        old = self._waiting[0]
-        if old.seat is None or self._pool.workers.get(old.index) is not old:  # it died, or its seat is gone
-            self._next()
-        elif self._new is None or self._pool.workers.get(self._new.index) is not self._new:
-            self._new = self._pool.start(old.seat)
-        elif self._sockets.has_all(self._new) and self._applied(self._new) >= self._applied(old):
+        old = next(iter(self._old()), None)
+        if old is None:
+            if not self._pool.strangers:  # who is still to be adopted is still to be replaced
+                self.done = True
+                self._log.info("roll.finished")
+            return
+        new = self._new
+        if new is None or self._pool.workers.get(new.index) is not new or new.seat != old.seat:
+            self._new = None if old.seat is None else self._pool.start(old.seat)
+        elif self._sockets.has_all(new) and self._applied(new) >= self._applied(old):
             self._pool.drain(old)
-            self._next()
 
-    def _next(self) -> None:
-        del self._waiting[0]
-        self._new = None
-        if self.done:
-            self._log.info("roll.finished")
+    def _old(self) -> list[WorkerProcess]:
+        adopted = [each for each in self._pool.workers.values() if each.adopted and each.seat is not None]
+        return sorted(adopted, key=lambda each: each.index)
 
     def _applied(self, worker: WorkerProcess) -> int:
         """The version of the snapshot that it applies, -1 if it does not tell."""

@@ -4,7 +4,7 @@ One level-triggered loop: look at the manifest, the workers and the sockets, and
 a request. Killed and started again, it adopts the workers that run and gets the sockets back from them.
 
 SIGTERM ends all in order. SIGHUP takes over new code: the supervisor replaces itself by the program that is on the
-disk, adopts its workers, and then replaces them one after the other.
+disk, adopts its workers, and then replaces them one after the other. Signals that come meanwhile wait for that program.
 
     python -m appliance.gateway.plane.supervisor --home DIR [--workers N] [--grace SECONDS] [--roll]
 """
@@ -17,10 +17,12 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from appliance.gateway.plane.adoption import ANSWER_S
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import recover
 from appliance.gateway.plane.paths import (
@@ -43,6 +45,9 @@ _KILL_AFTER_S: Final = 3.0
 _ALREADY_RUNNING: Final = 3
 _MODULE: Final = "appliance.gateway.plane.supervisor"
 _ROLL: Final = "--roll"
+_SOCKETS: Final = "--sockets"
+"""From the program before to the next one in the same process: the descriptors of its listening sockets."""
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 class Supervisor:
@@ -61,14 +66,15 @@ class Supervisor:
         self._roll: Roll | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def run(self, *, roll: bool) -> None:
+    def run(self, *, roll: bool, inherited: Sequence[int] = ()) -> None:
         """Until SIGTERM or SIGINT; then all workers have ended. `roll`: replace those that run now."""
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._renew)
-        for index, listener, held in self._pool.adopt():
-            self._sockets.adopt(index, listener, held)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._adopt(ANSWER_S)
+        self._sockets.inherit(inherited)
         self._recover_unowned()
         self._upkeep.start()
         self._log.info("supervisor.started", adopted=len(self._pool.workers))
@@ -85,6 +91,10 @@ class Supervisor:
         self._upkeep.stop()
         self._drain()
 
+    def _adopt(self, wait_s: float) -> None:
+        for seat, listener, held in self._pool.adopt(wait_s):
+            self._sockets.adopt(seat, listener, held)
+
     def _renew(self, _number: int, _frame: FrameType | None) -> None:
         self._renewing = True
 
@@ -95,14 +105,19 @@ class Supervisor:
         return not is_rolling and len(seated) >= self._count > 0 and all(map(self._sockets.has_all, seated))
 
     def _become_the_new_program(self) -> None:
-        """The process stays the same: its pid and its children. Everything it has open is closed."""
-        arguments = [argument for argument in sys.argv[1:] if argument != _ROLL]
+        """The process stays the same: its pid, its children, its listening sockets; all else is closed."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the next program can take them
+        arguments = [argument for argument in sys.argv[1:] if not argument.startswith((_ROLL, _SOCKETS))]
+        descriptors = ",".join(map(str, self._sockets.keep_over_exec()))
         self._log.info("supervisor.renewing")
         try:
-            os.execv(sys.executable, [sys.executable, "-m", _MODULE, *arguments, _ROLL])  # noqa: S606 - our own
+            if not self._stopping:
+                program = [sys.executable, "-m", _MODULE, *arguments, _ROLL, f"{_SOCKETS}={descriptors}"]
+                os.execv(sys.executable, program)  # noqa: S606 - our own
         except OSError as error:
             self._log.error("supervisor.not_renewed", reason=str(error))
-            self._renewing = False
+        self._renewing = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
@@ -122,6 +137,7 @@ class Supervisor:
         for ended in self._pool.reap():
             if ended.draining:  # its number may not be used again for long
                 self._recover(ended.index)
+        self._adopt(0.0)
         snapshot = self._snapshot.current
         if snapshot is not None:
             self._upkeep.settings = snapshot.listeners.settings
@@ -156,6 +172,7 @@ class Supervisor:
             os.close(lock)
 
     def _drain(self) -> None:
+        self._adopt(ANSWER_S)
         self._log.info("supervisor.draining", grace_s=self._grace_s, workers=len(self._pool.workers))
         indexes = list(self._pool.workers)
         for worker in self._pool.workers.values():
@@ -182,6 +199,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="instead of the number that the snapshot gives")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds to finish requests in after SIGTERM")
     parser.add_argument(_ROLL, action="store_true", help="replace the workers that run by new ones")
+    parser.add_argument(_SOCKETS, default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     home = arguments.home.resolve()
     log = Log(process="gateway-supervisor")
@@ -192,7 +210,9 @@ def main() -> int:
     pid_file = supervisor_pid_path(home)
     pid_file.write_text(f"{os.getpid()}\n")
     try:
-        Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log).run(roll=arguments.roll)
+        inherited = [int(each) for each in arguments.sockets.split(",") if each]
+        supervisor = Supervisor(home, workers=arguments.workers, grace_s=arguments.grace, log=log)
+        supervisor.run(roll=arguments.roll, inherited=inherited)
     finally:
         pid_file.unlink(missing_ok=True)
     return 0

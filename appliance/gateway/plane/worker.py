@@ -134,6 +134,7 @@ class Worker:
 
     def drain(self, grace_s: float) -> None:
         """Idempotent."""
+        self._control.draining = True
         if self._draining is None:
             self._draining = self._loop.create_task(self._drain(grace_s))
 
