@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import httpx
-import pytest
 
 from tests.support import books
 from tests.support.appliance import Appliance, Tenant, running
@@ -23,7 +22,6 @@ SEED: Final = 20_261
 PAUSE_MS: Final = 5
 
 
-@pytest.mark.xfail(strict=False, reason="one run in ten lacks one record that the engines count; not explained yet")
 async def test_the_books_agree_though_processes_are_killed() -> None:
     # No further probes: one that is cut by the control plane's death would be in the engine's books alone.
     with running(APPLIANCE_ENGINES__READY_PERIOD_S="3600") as appliance:
