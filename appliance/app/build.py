@@ -35,6 +35,7 @@ from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.queries import models_of_tenant
 from appliance.models.repository import ModelRepository
 from appliance.models.serving import folder_of, version_for_service
+from appliance.models.verification import ModelVerifier
 from appliance.runtimes import environments
 from appliance.runtimes.catalog import Catalog
 from appliance.runtimes.spec import RuntimeSpec
@@ -207,6 +208,7 @@ def _machinery(
         publisher=publisher,
         acknowledgements=Acknowledgements(home.path),
         model_folder=folder_of(repository),
+        model_verifier=ModelVerifier(guarded.database, repository.store),
         appliance_id=home.appliance_id(),
         home=home.path,
         environments=Path(engines.environments) if engines.environments else home.path / "runtimes",

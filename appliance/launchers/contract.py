@@ -19,6 +19,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from appliance.kernel.progress import Progress
+
 APPLIANCE_LABEL = "appliance"
 REPLICA_LABEL = "replica"
 REPLICA_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
@@ -118,6 +120,20 @@ class ImageInfo(Struct, frozen=True, kw_only=True):
     size_bytes: int
 
 
+class ImageStore(Protocol):
+    """The images of a launcher that has any."""
+
+    async def exists(self, image: str) -> bool: ...
+
+    async def inspect_image(self, image: str) -> ImageInfo:
+        """Raises `ImageMissing`."""
+        ...
+
+    async def pull(self, image: str, progress: Progress) -> None:
+        """Get the image from where its name says. Raises `ImageMissing` with the reason, `LauncherUnavailable`."""
+        ...
+
+
 class Launcher(Protocol):
     @property
     def name(self) -> str: ...
@@ -125,6 +141,11 @@ class Launcher(Protocol):
     @property
     def isolates(self) -> bool:
         """Whether the kernel keeps a replica from the others, and from this machine: what untrusted tenants need."""
+        ...
+
+    @property
+    def images(self) -> ImageStore | None:
+        """None where engines need none."""
         ...
 
     def layout(self, *, run_dir: Path, model_dir: Path | None, cache_dir: Path | None) -> EngineLayout:
@@ -166,14 +187,4 @@ class Launcher(Protocol):
 
     async def close(self) -> None:
         """Release the launcher's own threads and connections; replicas go on."""
-        ...
-
-
-class ImageStore(Protocol):
-    """The images of a launcher that has any."""
-
-    async def exists(self, image: str) -> bool: ...
-
-    async def inspect_image(self, image: str) -> ImageInfo:
-        """Raises `ImageMissing`."""
         ...

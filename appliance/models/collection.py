@@ -79,6 +79,7 @@ async def unlink_blobs(repository: ModelRepository, hashes: Iterable[str], unles
 
 
 def _unlink(store: Store, sha256: str) -> None:
+    store.verified(sha256).unlink(missing_ok=True)
     store.blob(sha256).unlink(missing_ok=True)
     reached("model.blob.unlinked")
 

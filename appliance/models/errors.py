@@ -161,3 +161,11 @@ class InsufficientStorage(Unavailable):
 
 def _escaped(path: str) -> str:
     return path.replace("~", "~0").replace("/", "~1")
+
+
+class ModelDamaged(ApplianceError):
+    """A file of a version on this node is not what was imported."""
+
+    code = "model-damaged"
+    title = "The model's files are not what was imported"
+    status = 409

@@ -3,6 +3,7 @@
 ```
 blobs/sha256/ab/abcd...     mode 0444; the name is the SHA-256 of the content
 versions/<version id>/      what an engine mounts: hard links into blobs/
+verified/abcd...            what the blob of that SHA-256 looked like when it was last read and had it
 uploads/<upload id>/        parts of unfinished uploads
 incoming/<version id>/      copies and half-made trees of a running import
 ```
@@ -27,7 +28,7 @@ from appliance.models.claims import Claims
 BLOB_MODE = 0o444
 FOLDER_MODE = 0o755
 """Whatever the umask: engines run as another user."""
-FOLDERS = ("blobs/sha256", "versions", "uploads", "incoming")
+FOLDERS = ("blobs/sha256", "versions", "verified", "uploads", "incoming")
 
 
 class StoredFile(NamedTuple):
@@ -53,6 +54,9 @@ class Store:
 
     def tree(self, version_id: str) -> Path:
         return self.root / "versions" / version_id
+
+    def verified(self, sha256: str) -> Path:
+        return self.root / "verified" / sha256
 
     def upload(self, upload_id: str) -> Path:
         return self.root / "uploads" / upload_id

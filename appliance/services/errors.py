@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from appliance.kernel.errors import Conflict, NotFound
+from appliance.kernel.errors import ApplianceError, Conflict, NotFound
 
 
 class ServiceNotFound(NotFound):
@@ -13,6 +13,14 @@ class ServiceNotFound(NotFound):
 class ActionNotAllowed(Conflict):
     code = "action-not-allowed"
     title = "The service's state does not permit this"
+
+
+class PreparationStalled(ApplianceError):
+    """The storage or a registry hangs."""
+
+    code = "preparation-stalled"
+    title = "The image or the model does not come"
+    status = 503
 
 
 class TenantUntrusted(Conflict):

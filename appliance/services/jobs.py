@@ -61,7 +61,11 @@ class Jobs:
         return len(self._tasks)
 
     async def close(self) -> None:
-        """End every job, launches by waiting for them (see `ensure`); the replicas stay as they are."""
+        """End every job, launches by waiting for them (see `ensure`); the replicas stay as they are.
+
+        What prepares a launch, which may take long, gives up by itself.
+        """
+        self._machinery.ending.set()
         running = list(self._tasks.values())
         for state, task in running:
             if state is not ReplicaState.placed:

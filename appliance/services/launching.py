@@ -10,7 +10,7 @@ from appliance.kernel.crashpoints import reached
 from appliance.kernel.errors import ApplianceError, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
 from appliance.runtimes.rendering import render
-from appliance.services import failing, trust
+from appliance.services import failing, preparing, trust
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
@@ -23,6 +23,7 @@ from gpu.tables import FlavorRow
 async def launch(machinery: Machinery, replica_id: str) -> None:
     """Start the replica's engine. Where the launcher is unreachable the state stays, and a later round repeats."""
     try:
+        await preparing.prepare(machinery, replica_id)
         async with machinery.guarded.read() as session:
             spec, start_timeout_s = await _specify(machinery, session, replica_id)
         reached("replica.launching")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
 from appliance.kernel.leases import Guarded
+from appliance.kernel.progress import Progress
 from appliance.launchers.contract import Launcher
 from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
@@ -28,6 +30,16 @@ class Acknowledgements(Protocol):
     def acknowledged(self, version: int) -> bool: ...
 
     def in_flight(self, replica_ids: Iterable[str]) -> int: ...
+
+
+class ModelVerifier(Protocol):
+    async def is_verified(self, version_id: str) -> bool:
+        """Whether this node has read the version's files and found them to be what was imported."""
+        ...
+
+    async def verify(self, version_id: str, progress: Progress) -> None:
+        """Read them. Raises an `ApplianceError` that names the file which is not what it was."""
+        ...
 
 
 ModelFolder = Callable[[AsyncSession, str], Awaitable[Path]]
@@ -58,11 +70,14 @@ class Machinery:
     publisher: Publisher
     acknowledgements: Acknowledgements
     model_folder: ModelFolder
+    model_verifier: ModelVerifier
     appliance_id: str
     home: Path
     environments: Path
     backoff: Backoff
     timing: Timing
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the process ends: what prepares a launch gives up."""
 
     def wake(self) -> None:
         """Ask for a round of the services' reconciler."""

@@ -45,6 +45,7 @@ class Phase(StrEnum):
     placing = "placing"
     placed = "placed"
     pulling_image = "pulling_image"
+    verifying_model = "verifying_model"
     launching = "launching"
     loading_weights = "loading_weights"
     warming_up = "warming_up"

@@ -10,6 +10,7 @@ from appliance.kernel.clock import Clock
 from appliance.launchers.contract import (
     EngineLayout,
     ExitInfo,
+    ImageStore,
     ObservedReplica,
     ReplicaSpec,
     ReplicaState,
@@ -26,6 +27,7 @@ class MemoryLauncher:
 
     name = "process"
     isolates = False
+    images: ImageStore | None = None
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

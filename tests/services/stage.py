@@ -39,6 +39,7 @@ from tenants.tables import QuotaRow, TenantRow
 from tenants.work import Work
 from tests.runtimes.specs import light
 from tests.services.launchers import MemoryLauncher
+from tests.services.preparations import Verifier
 from tests.support.waiting import eventually_async
 
 GIB: Final = 1024**3
@@ -98,6 +99,7 @@ class Stage:
     tenant_id: TenantId
     version_id: str
     publishing: Publishing
+    verifier: Verifier
     reconciler: ServiceReconciler = field(init=False)
 
     def __post_init__(self) -> None:
@@ -223,7 +225,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         return found
 
     catalog = Catalog([light(folder / "light")])
-    launcher, publisher, workers = MemoryLauncher(clock), Publisher(), Workers()
+    launcher, publisher, workers, verifier = MemoryLauncher(clock), Publisher(), Workers(), Verifier()
 
     async def model_folder(*_: object) -> Path:
         return folder
@@ -236,6 +238,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         publisher=publisher,
         acknowledgements=workers,
         model_folder=model_folder,
+        model_verifier=verifier,
         appliance_id="apl_test",
         home=folder,
         environments=folder / "runtimes",
@@ -243,7 +246,9 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         timing=Timing(probe_s=5, probe_period_s=0.02, stop_grace_s=5, drain=timedelta(seconds=30)),
     )
     publishing = Publishing(catalog, find_model, launcher, is_ready=lambda _: True)
-    return Stage(database, clock, machinery, launcher, publisher, workers, tenant_id, found.version_id, publishing)
+    return Stage(
+        database, clock, machinery, launcher, publisher, workers, tenant_id, found.version_id, publishing, verifier
+    )
 
 
 async def _add_tenant(session: AsyncSession, clock: ManualClock, tenant_id: TenantId, found: Found) -> None:

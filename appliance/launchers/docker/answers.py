@@ -143,7 +143,7 @@ def state_of(status: str) -> ReplicaState | None:
 
 def refusal(error: APIError, image: str | None) -> ApplianceError:
     """The daemon's refusal to create or start, in words for the person who asked."""
-    said = _explanation(error)
+    said = explanation(error)
     if re.search(r"no such image|manifest unknown", said, re.IGNORECASE):
         return ImageMissing(f"The image {image} is not on this machine; import it, or choose one that is.")
     for pattern, reason in _REASONS:
@@ -166,7 +166,8 @@ _REASONS = (
 )
 
 
-def _explanation(error: APIError) -> str:
+def explanation(error: APIError) -> str:
+    """The daemon's own words, on one line."""
     explanation: Any = error.explanation
     text = explanation.decode(errors="replace") if isinstance(explanation, bytes) else str(explanation or error)
     return " ".join(text.split())

@@ -45,10 +45,17 @@ class DockerDaemon:
         Raises `LauncherUnavailable` when the daemon is down, late, or was so a moment ago; then it is not known
         whether the daemon did what it was asked.
         """
+        return await self._call(work, timeout_s, timeout_s + _SLACK_S)
+
+    async def follow(self, work: Callable[[APIClient], _Result], *, silence_s: int) -> _Result:
+        """As `call`, for work that may take as long as it likes while the daemon says something every `silence_s`."""
+        return await self._call(work, silence_s, None)
+
+    async def _call(self, work: Callable[[APIClient], _Result], timeout_s: int, deadline_s: float | None) -> _Result:
         self._breaker.enter()
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(timeout_s + _SLACK_S):
+            async with asyncio.timeout(deadline_s):
                 result = await loop.run_in_executor(self._pool, self._work, work, timeout_s)
         except APIError:
             self._breaker.succeeded()

@@ -15,17 +15,19 @@ from docker.errors import APIError, NotFound
 
 from appliance.kernel.clock import Clock, SystemClock
 from appliance.kernel.crashpoints import reached
+from appliance.kernel.progress import Progress
 from appliance.launchers.contract import (
     APPLIANCE_LABEL,
     LAST_LINES,
     EngineLayout,
     ImageInfo,
+    ImageStore,
     ObservedReplica,
     ReplicaSpec,
     ReplicaState,
     Stats,
 )
-from appliance.launchers.docker import logs
+from appliance.launchers.docker import logs, pulling
 from appliance.launchers.docker.answers import (
     Container,
     ContainerStats,
@@ -71,6 +73,10 @@ class DockerLauncher:
 
     name = "docker"
     isolates = True
+
+    @property
+    def images(self) -> ImageStore:
+        return self
 
     def __init__(
         self,
@@ -160,6 +166,12 @@ class DockerLauncher:
         except ImageMissing:
             return False
         return True
+
+    async def pull(self, image: str, progress: Progress) -> None:
+        if not pulling.may_pull(image):
+            raise pulling.missing(image)
+        await self._daemon.follow(lambda client: pulling.pull(client, image, progress), silence_s=pulling.SILENCE_S)
+        reached("launcher.docker.pulled")
 
     async def inspect_image(self, image: str) -> ImageInfo:
         try:

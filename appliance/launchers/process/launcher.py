@@ -54,6 +54,7 @@ class ProcessLauncher:
 
     name = "process"
     isolates = False
+    images = None
 
     def __init__(self, appliance_id: str, *, root: Path, settings: ProcessSettings | None = None) -> None:
         self._appliance_id = appliance_id
