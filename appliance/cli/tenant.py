@@ -25,6 +25,16 @@ KIND = Kind(
     ),
 )
 QUOTA_COLUMNS = (("RESOURCE", "resource"), ("USED", "used"), ("LIMIT", "limit"))
+LIMIT_COLUMNS = (
+    ("KIND", "kind"),
+    ("NAME", "name"),
+    ("REQUESTS", "requests"),
+    ("OF", "limits.requests_per_minute"),
+    ("TOKENS", "tokens"),
+    ("OF", "limits.tokens_per_minute"),
+    ("AT ONCE", "limits.concurrent_requests"),
+    ("ID", "id"),
+)
 PLATFORM = "platform"
 
 
@@ -84,6 +94,17 @@ def update(name: str, connection: Connection, *, as_json: bool, **members: Any) 
 
 
 add_delete(tenant, KIND, "Delete a tenant that owns nothing any more.")
+
+
+@tenant.command("limits")
+@client_command
+def limits_(connection: Connection, *, as_json: bool) -> None:
+    """Show what bounds the tenant, its services and keys at the gateways, and their use in the last minute."""
+    report = connection.get("limits")
+    if as_json:
+        show_object(report, as_json=True)
+    else:
+        show_list(report["items"], LIMIT_COLUMNS, as_json=False)
 
 
 @tenant.group(help="Limits of a tenant, or of the platform (TENANT `platform`).")

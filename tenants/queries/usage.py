@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     CTE,
@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.pagination import PageRequest
@@ -140,6 +141,28 @@ async def records(
         query = query.where(or_(UsageRow.at < at, and_(UsageRow.at == at, UsageRow.record_id < record_id)))
     query = query.order_by(UsageRow.at.desc(), UsageRow.record_id.desc()).limit(page.limit + 1)
     return (await session.scalars(query)).all()
+
+
+class Use(NamedTuple):
+    requests: int
+    tokens: int
+
+
+async def used_by(
+    session: AsyncSession,
+    column: InstrumentedAttribute[str],
+    ids: Sequence[str],
+    since: datetime,
+    until: datetime,
+) -> Mapping[str, Use]:
+    """What was metered of each of these keys, services or tenants (`column` of `UsageRow` says which), by id.
+
+    A request that was refused has used nothing.
+    """
+    tokens = func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens)
+    query = select(column, func.count(), cast(tokens, BigInteger)).group_by(column)
+    query = query.where(column.in_(ids), UsageRow.at >= since, UsageRow.at <= until, UsageRow.outcome != "refused")
+    return {subject: Use(requests, used) for subject, requests, used in await session.execute(query)}
 
 
 async def delete_latencies(session: AsyncSession, before: datetime) -> int:

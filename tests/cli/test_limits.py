@@ -55,6 +55,17 @@ def test_what_a_key_is_restricted_to(tenant: CommandLine):
     assert "write 10.0.0.0/8" in tenant.fails("key", "update", "robot", "--network", "10.1.1.1/8")
 
 
+def test_a_tenant_reads_its_limits(tenant: CommandLine):
+    tenant.ok("key", "create", "bounded", "--requests-per-minute", "30")
+    items = tenant.json("tenant", "limits")["items"]
+    assert (items[0]["kind"], items[0]["name"]) == ("tenant", "limited")
+    (key,) = [item for item in items if item["name"] == "bounded"]
+    assert (key["kind"], key["limits"], key["requests"]) == ("key", {"requests_per_minute": 30}, 0)
+    assert [row[:4] for row in rows(tenant.ok("tenant", "limits")) if row[1] == "bounded"] == [
+        ["key", "bounded", "0", "30"]
+    ]
+
+
 def test_budgets(platform: CommandLine, tenant: CommandLine):
     tenant.ok("key", "create", "spender")
     made = tenant.json("budget", "create", "--for-key", "spender", "--tokens", "1000", "--period", "month")

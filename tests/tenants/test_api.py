@@ -7,7 +7,7 @@ import httpx
 import pytest
 from litestar.handlers import HTTPRouteHandler
 
-from appliance.api import audit, keys, logins, members, quotas, usage
+from appliance.api import audit, keys, limits, logins, members, quotas, usage
 from appliance.api.context import Port
 from appliance.kernel.crypto import Passwords
 from appliance.kernel.db import Database
@@ -233,7 +233,7 @@ BODIES: dict[tuple[str, str], Any] = {
 }
 ROUTES = [
     (method, path, route.opt["permission"])
-    for module in (members, keys, quotas, usage, audit, logins)
+    for module in (members, keys, quotas, limits, usage, audit, logins)
     for route in module.tenant_routes()
     if isinstance(route, HTTPRouteHandler) and "permission" in route.opt
     for path in route.paths
@@ -298,6 +298,7 @@ async def test_two_tenants_do_not_meet(
         "/usage/records",
         "/usage/latency",
         "/quotas",
+        "/limits",
     ):
         answer = await tenant.get(f"/api/v1{path}")
         assert theirs not in answer.text
