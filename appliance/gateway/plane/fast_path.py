@@ -36,6 +36,10 @@ class EventShape(NamedTuple):
     """To be formatted with the total and the completion tokens; the prompt's are in it."""
     prompt: int
 
+    def fits(self, event: bytes, prompt: int) -> bool:
+        """Whether it is the shape of this event too, as far as it can be told without its counts."""
+        return prompt == self.prompt and event.startswith(self.prefix)
+
 
 def shape_of(data: bytes, at: int, prompt: int, rest: bytes) -> EventShape | None:
     """The shape of the event that has this data. Its usage stands at `at`, `rest` is what follows the completion

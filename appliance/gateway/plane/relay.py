@@ -109,7 +109,7 @@ class StreamRelay:
         """The short way for what comes next, past `feed`, if there is one now."""
         meter = self._meter
         shape = meter.shape
-        if shape is None or self._ended or self._splitter.held:
+        if shape is None or self._ended or self._splitter.held or shape.prompt != meter.counter.prompt:
             return None
         if self._fast is None or self._fast.shape is not shape:
             self._fast = FastPath(shape, meter.counter, books, write, usage_asked=meter.continuous, sink=self._sink)
@@ -194,6 +194,8 @@ class KeptStreamRelay(StreamRelay):
     """One whose answer is captured."""
 
     __slots__ = ("_sink",)
+
+    _sink: Sink
 
     def __init__(self, counter: Counter, prepared: Prepared, sink: Sink) -> None:
         super().__init__(counter, prepared)

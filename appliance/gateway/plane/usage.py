@@ -129,7 +129,7 @@ class StreamMeter:
                 self.counter.total(int(prompt), int(completion or 0))
                 bare = data.endswith(_NO_CHOICES, 0, at)
                 if bare or _NO_CHOICES not in data:
-                    if completion is not None and not (self.shape and event.startswith(self.shape.prefix)):
+                    if completion is not None and not (self.shape and self.shape.fits(event, int(prompt))):
                         self.shape = shape_of(data, at, int(prompt), data[match.end(2) :])
                     return self._strip(event, data, at, len(data) - 1, bare=bare)
         return self._decoded(event, data)
