@@ -77,6 +77,20 @@ async def devices_of(session: AsyncSession, replica_id: str) -> Sequence[DeviceV
     return sorted(held, key=lambda device: (device.index, device.id))
 
 
+async def on_unfit_devices(session: AsyncSession) -> dict[str, str]:
+    """The replicas that hold a device which is fenced or gone, each with the first such device's reason."""
+    query = (
+        select(DeviceLeaseRow.replica_id, DeviceRow.model, DeviceRow.index, DeviceRow.state, DeviceRow.reason)
+        .join(DeviceRow, DeviceRow.id == DeviceLeaseRow.device_id)
+        .where(DeviceRow.state.in_([DeviceState.fenced.value, DeviceState.absent.value]))
+        .order_by(DeviceRow.id)
+    )
+    found: dict[str, str] = {}
+    for replica_id, model, index, state, reason in await session.execute(query):
+        found.setdefault(replica_id, f"its device {index} ({model}) is {state}: {reason}")
+    return found
+
+
 async def _claim_node(session: AsyncSession, replica_id: str, node_id: str, request: PlacementRequest) -> None:
     """The node's row is locked by this until the transaction ends, which puts concurrent takes in a queue."""
     grown = await session.execute(

@@ -15,8 +15,6 @@ from msgspec import Struct
 
 RESERVE_SHARE = 0.05
 LEAST_RESERVE = 512 * 1024**2
-PCI_CLASSES = ("0x03", "0x12")
-"""Display controllers and processing accelerators; the first byte of a PCI device's class."""
 
 
 class Machine(Struct, frozen=True):
@@ -38,15 +36,6 @@ def read_machine(root: Path = Path("/")) -> Machine:
         cpus=min([float(len(os.sched_getaffinity(0))), *_cpu_limits(root)]),
         memory_bytes=total - reserve,
     )
-
-
-def pci_vendors(root: Path = Path("/")) -> frozenset[int]:
-    """The PCI vendor ids of the accelerators and display controllers of this machine."""
-    found = set()
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        if _read(device / "class").startswith(PCI_CLASSES):
-            found.add(int(_read(device / "vendor") or "0", 16))
-    return frozenset(found)
 
 
 def _total_memory(root: Path) -> int:

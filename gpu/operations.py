@@ -57,15 +57,18 @@ async def move_node(session: AsyncSession, row: NodeRow, pool: PoolRow) -> NodeR
 
 
 async def fence_device(session: AsyncSession, row: DeviceRow, reason: str) -> DeviceRow:
-    """No new lease until `clear_device`; who holds it keeps it."""
+    """No new lease until `clear_device`; the replica that holds it is drained and replaced."""
     row.state, row.reason = DeviceState.fenced.value, reason
     await session.flush()
     return row
 
 
 async def clear_device(session: AsyncSession, row: DeviceRow) -> DeviceRow:
-    """Lift a fence. The device is `stale` until the next probe has seen it."""
+    """Lift a fence, with the errors that are known now accepted. The device is `stale` until the next probe has seen
+    it; what is still wrong then fences it anew.
+    """
     if row.state == DeviceState.fenced:
+        row.ecc_cleared = max(row.ecc_cleared, (row.gauges or {}).get("ecc_uncorrected") or 0)
         row.state, row.reason = DeviceState.stale.value, "cleared; not yet probed again"
         await session.flush()
     return row

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import msgspec
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,6 +14,7 @@ from appliance.kernel.pagination import Page, PageRequest
 from gpu.schemas import Device, DeviceGroup, Flavor, Node, Pool
 from gpu.states import DeviceState, NodeState, Vendor
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeRow, PoolRow
+from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
 
 R = TypeVar("R", PoolRow, NodeRow, FlavorRow)
 
@@ -151,6 +153,8 @@ async def _nodes(session: AsyncSession, rows: Sequence[NodeRow]) -> list[Node]:
             cpus=row.cpus,
             memory_bytes=row.memory_bytes,
             memory_claimed=row.memory_claimed,
+            processor=row.processor,
+            numa_nodes=row.numa_nodes,
             devices=devices.get(row.id, 0),
             boot_id=row.boot_id,
             seen_at=row.seen_at,
@@ -182,6 +186,14 @@ def _device(row: DeviceRow, pool_id: str, replica_id: str | None) -> Device:
         memory_bytes=row.memory_bytes,
         compute_capability=row.compute_capability,
         driver_version=row.driver_version,
+        sdk_version=row.sdk_version,
+        numa_node=row.numa_node,
+        simulated=row.simulated,
+        memory_used_bytes=row.memory_used_bytes,
+        memory_foreign_bytes=row.memory_foreign_bytes,
+        gauges=msgspec.convert(row.gauges, DeviceGauges) if row.gauges else None,
+        links=msgspec.convert(row.links or [], list[DeviceLink]),
+        mig=msgspec.convert(row.mig or [], list[MigInstance]),
         state=DeviceState(row.state),
         reason=row.reason,
         replica_id=replica_id,

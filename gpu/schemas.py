@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from gpu.states import DeviceState, NodeState, Vendor
+from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
 
 ObjectName = Annotated[
     str,
@@ -64,6 +65,8 @@ class Node(Struct, frozen=True, kw_only=True):
     cpus: float
     memory_bytes: int
     memory_claimed: int
+    processor: str | None
+    numa_nodes: int | None
     devices: int
     boot_id: str
     seen_at: datetime
@@ -77,7 +80,11 @@ class NodeUpdate(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Device(Struct, frozen=True, kw_only=True):
-    """`replica_id` is who leases it, `reason` why it is not healthy."""
+    """`replica_id` is who leases it, `reason` why it is not healthy.
+
+    `memory_used_bytes` is by all processes, `memory_foreign_bytes` by those that are not this appliance's; both and the
+    `gauges` are null while they are not known. `simulated`: no hardware is behind it.
+    """
 
     id: str
     node_id: str
@@ -91,6 +98,14 @@ class Device(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     compute_capability: str | None
     driver_version: str | None
+    sdk_version: str | None
+    numa_node: int | None
+    simulated: bool
+    memory_used_bytes: int | None
+    memory_foreign_bytes: int | None
+    gauges: DeviceGauges | None
+    links: list[DeviceLink]
+    mig: list[MigInstance]
     state: DeviceState
     reason: str | None
     replica_id: str | None

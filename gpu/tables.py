@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, Float, ForeignKey, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from appliance.kernel.tables import Base, Bytes, Id, Instant, Name, Text
+from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Text
 
 
 class PoolRow(Base):
@@ -41,13 +41,20 @@ class NodeRow(Base):
     cpus: Mapped[float] = mapped_column(Float())
     memory_bytes: Mapped[Bytes]
     memory_claimed: Mapped[Bytes] = mapped_column(default=0)
+    processor: Mapped[str | None] = mapped_column(String(128))
+    numa_nodes: Mapped[int | None]
     boot_id: Mapped[Name]
     seen_at: Mapped[Instant]
     created_at: Mapped[Instant]
 
 
 class DeviceRow(Base):
-    """An accelerator, known by the UUID that its driver gives it. `index` is the driver's and may change."""
+    """An accelerator, known by the UUID that its driver gives it. `index` is the driver's and may change.
+
+    What is read anew at each probe (`memory_used_bytes`, `memory_foreign_bytes`, `gauges`) is NULL while it is not
+    known; the foreign memory is that of processes that are not ours. `ecc_cleared` is how many uncorrected errors were
+    known when a person last cleared the device: only what comes on top is a reason to fence it again.
+    """
 
     __tablename__ = "devices"
     __table_args__ = (UniqueConstraint("uuid"),)
@@ -63,6 +70,15 @@ class DeviceRow(Base):
     memory_bytes: Mapped[Bytes]
     compute_capability: Mapped[str | None] = mapped_column(String(16))
     driver_version: Mapped[str | None] = mapped_column(String(64))
+    sdk_version: Mapped[str | None] = mapped_column(String(64))
+    numa_node: Mapped[int | None]
+    simulated: Mapped[bool] = mapped_column(default=False, server_default=false())
+    memory_used_bytes: Mapped[Bytes | None]
+    memory_foreign_bytes: Mapped[Bytes | None]
+    ecc_cleared: Mapped[Bytes] = mapped_column(default=0, server_default="0")
+    gauges: Mapped[Json]
+    links: Mapped[Json]
+    mig: Mapped[Json]
     state: Mapped[Name]
     reason: Mapped[str | None] = mapped_column(String())
     seen_at: Mapped[Instant]

@@ -80,10 +80,11 @@ async def get_device(work: NamedDependency[Work], device_id: FromPath[str]) -> D
     responses=problems(NotFound),
 )
 async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], data: JSONBody[DeviceFence]) -> Device:
-    """Take a device out: it gets no new lease until it is cleared. The replica that holds it goes on."""
+    """Take a device out: it gets no new lease until it is cleared, and the replica that holds it is replaced."""
     row = await queries.device_row(work.session, device_id)
     await operations.fence_device(work.session, row, data.reason)
     work.record("device.fenced", "device", row.id, detail={"reason": data.reason})
+    work.wake(SERVICES)
     return await queries.show_device(work.session, row)
 
 
@@ -95,7 +96,7 @@ async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], da
     responses=problems(NotFound),
 )
 async def clear_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
-    """Lift a fence; the device is used again once a probe has seen it healthy."""
+    """Lift a fence, whose cause is dealt with or accepted; the device is used again once a probe finds it well."""
     row = await queries.device_row(work.session, device_id)
     await operations.clear_device(work.session, row)
     work.record("device.cleared", "device", row.id)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.api.parts import Parts
 from appliance.app.home import Home
@@ -26,10 +29,12 @@ from appliance.kernel.activation import Activations, Reconciler
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import Passwords, hmac_hex
 from appliance.kernel.db import Database
+from appliance.kernel.errors import Unavailable
 from appliance.kernel.leases import Guarded, Lease, LeaseWatch
 from appliance.kernel.settings import Settings
 from appliance.kernel.tls import server_files
 from appliance.launchers.contract import Launcher
+from appliance.launchers.ownership import pids_of
 from appliance.launchers.process.launcher import ProcessLauncher
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.queries import models_of_tenant
@@ -48,14 +53,17 @@ from appliance.services.published import Routes
 from appliance.services.reconciler import ServiceReconciler
 from appliance.services.transitions import SERVICES
 from appliance.services.views import Origin
-from gpu.inventory import Inventory
-from gpu.probe import NvmlProbe
+from gpu.discovery import Change
+from gpu.inventory import Inventory, Surroundings
+from gpu.probe import Probe
 from tenants.activity import ActivityReconciler, Sightings
+from tenants.actors import system
 from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
 from tenants.schemas import QuotaDefaults, Trust
 from tenants.sealing import SealReconciler
 from tenants.usage import insert_latencies, insert_rollups, insert_usage
+from tenants.work import Work
 
 _LOOPBACK = "127.0.0.1"
 
@@ -91,14 +99,7 @@ def build(
     ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage, others)
     store_keeper = ModelStoreKeeper(guarded, repository, clock)
     sightings = Sightings()
-    inventory = Inventory(
-        database,
-        clock,
-        identity=home.path / "node.id",
-        probe=NvmlProbe(),
-        guard=lease.guard,
-        wakes=(SERVICES,),
-    )
+    inventory = _inventory(settings, home, database, lease, machinery.launcher, clock)
     reconcilers: list[Reconciler] = [
         LeaseWatch(database, lease),
         services,
@@ -143,6 +144,34 @@ def build(
         activations=activations,
         parts=parts,
         gateway_metrics=partial(metrics.exposition, home.path),
+    )
+
+
+def _inventory(
+    settings: Settings, home: Home, database: Database, lease: Lease, launcher: Launcher, clock: Clock
+) -> Inventory:
+    compute = settings.compute
+
+    async def pids_of_ours(pids: Collection[int]) -> Collection[int] | None:
+        try:
+            replicas = await launcher.list() if pids else ()
+        except Unavailable:
+            return None
+        return await asyncio.to_thread(pids_of, replicas, pids)
+
+    def record_fence(session: AsyncSession, change: Change) -> None:
+        detail = {"reason": change.reason}
+        Work(session, system("inventory"), clock).record("device.fenced", "device", change.device_id, detail=detail)
+
+    return Inventory(
+        database,
+        clock,
+        identity=home.path / "node.id",
+        probe=Probe(
+            deadline_s=compute.probe_deadline_s, simulation=Path(compute.simulation) if compute.simulation else None
+        ),
+        surroundings=Surroundings(lease.guard, pids_of_ours, record_fence, wakes=(SERVICES,)),
+        period_s=compute.probe_period_s,
     )
 
 

@@ -11,11 +11,13 @@ from prometheus_client.process_collector import ProcessCollector
 from appliance.kernel.activation import Activations
 from appliance.kernel.db import Database
 from appliance.kernel.errors import ApplianceError
+from gpu import metrics as devices
 
 Scope = dict[str, object]
 Receive = Callable[[], Awaitable[dict[str, object]]]
 Send = Callable[[dict[str, object]], Awaitable[None]]
 GatewayMetrics = Callable[[], Awaitable[str]]
+_DEVICES = b"# the devices are not told: the database does not answer\n"
 
 
 class Internal:
@@ -50,7 +52,8 @@ class Internal:
             case "/readyz":
                 return await self._readiness()
             case "/metrics":
-                return 200, self._own_metrics() + (await self._gateway_metrics()).encode()
+                gateway = (await self._gateway_metrics()).encode()
+                return 200, self._own_metrics() + await self._devices() + gateway
             case _:
                 return 404, b"/metrics, /healthz or /readyz\n"
 
@@ -60,6 +63,13 @@ class Internal:
         except ApplianceError as error:
             return 503, f"{error.detail}\n".encode()
         return 200, b"ready\n"
+
+    async def _devices(self) -> bytes:
+        try:
+            async with self._database.read() as session:
+                return await devices.exposition(session)
+        except ApplianceError:
+            return _DEVICES
 
     def _own_metrics(self) -> bytes:
         for status in self._activations.statuses():

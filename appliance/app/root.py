@@ -197,6 +197,7 @@ class ControlPlane:
                 await asyncio.wait([orderly])
                 banner.show_hurry()
                 await self._stop_traffic(built, is_orderly=False)
+        await built.inventory.close()
         await built.store_keeper.close()
         await built.launcher.close()
 

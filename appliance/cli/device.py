@@ -21,6 +21,10 @@ KIND = Kind(
         ("INDEX", "index"),
         ("MODEL", "model"),
         ("MEMORY", "memory"),
+        ("USED", "used"),
+        ("FOREIGN", "foreign"),
+        ("LOAD", "load"),
+        ("TEMP", "heat"),
         ("STATE", "state"),
         ("REPLICA", "replica_id"),
         ("REASON", "reason"),
@@ -43,7 +47,22 @@ def list_(connection: Connection, *, as_json: bool, node: str | None, limit: int
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"memory": readable(item["memory_bytes"])}
+    return item | {
+        "memory": readable(item["memory_bytes"]),
+        "used": _size(item["memory_used_bytes"]),
+        "foreign": _size(item["memory_foreign_bytes"]),
+        "load": _with_unit(item, "utilisation_percent", "%"),
+        "heat": _with_unit(item, "temperature_c", "C"),
+    }
+
+
+def _size(amount: int | None) -> str:
+    return "-" if amount is None else readable(amount)
+
+
+def _with_unit(item: dict[str, Any], gauge: str, unit: str) -> str:
+    amount = (item["gauges"] or {}).get(gauge)
+    return "-" if amount is None else f"{amount} {unit}"
 
 
 add_show(device, KIND, "Show one device, by its id.")
@@ -54,7 +73,7 @@ add_show(device, KIND, "Show one device, by its id.")
 @click.option("--reason", required=True, help="why it is taken out; shown to everyone who asks")
 @client_command
 def fence(name: str, connection: Connection, *, as_json: bool, reason: str) -> None:
-    """Take a device out: it gets no new lease. The replica that holds it goes on."""
+    """Take a device out: it gets no new lease, and the replica that holds it is replaced."""
     show_object(connection.post(f"{KIND.one(name)}/fence", {"reason": reason}), as_json=as_json)
 
 
@@ -62,5 +81,5 @@ def fence(name: str, connection: Connection, *, as_json: bool, reason: str) -> N
 @click.argument("name", metavar="ID")
 @client_command
 def clear(name: str, connection: Connection, *, as_json: bool) -> None:
-    """Lift a fence."""
+    """Lift a fence; uncorrected errors that are known by now are accepted."""
     show_object(connection.post(f"{KIND.one(name)}/clear"), as_json=as_json)

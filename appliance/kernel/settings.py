@@ -64,6 +64,12 @@ class EngineSettings(_Section, frozen=True):
     environments: str
 
 
+class ComputeSettings(_Section, frozen=True):
+    probe_period_s: Seconds
+    probe_deadline_s: Seconds
+    simulation: str
+
+
 class DockerSettings(_Section, frozen=True):
     host: str
     user: Annotated[int, Meta(ge=1)]
@@ -107,6 +113,7 @@ class Settings(_Section, frozen=True):
     on_stop: Literal["stop-all", "leave-running"]
     gateway: GatewaySettings
     engines: EngineSettings
+    compute: ComputeSettings
     docker: DockerSettings
     models: ModelSettings
     limits: LimitSettings

@@ -20,7 +20,7 @@ from appliance.runtimes.errors import RuntimeFileInvalid
 from appliance.runtimes.forbidden import forbidden_argument, forbidden_variable
 from appliance.runtimes.placeholders import unknown_placeholders
 from appliance.runtimes.spec import DockerForm, Mode, ProcessForm, RuntimeSpec, Setting
-from gpu.probe import has_nvidia_hardware
+from gpu.vendors.gate import has_nvidia_hardware
 
 __all__ = ["Catalog", "Mode", "RuntimeSpec", "read_runtime"]
 

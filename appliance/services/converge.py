@@ -15,7 +15,7 @@ from appliance.kernel.ids import new_id
 from appliance.services.events import note
 from appliance.services.machinery import Timing
 from appliance.services.planner import Add, Change, Forget, Forgive, Retire, ServiceFacts, Show
-from appliance.services.states import Phase, ReplicaState
+from appliance.services.states import COMING_OR_UP, Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT, move
 from tenants import budgets, quotas
@@ -42,7 +42,7 @@ async def _change(session: AsyncSession, clock: Clock, service_id: str, change: 
         case Add():
             await _add(session, clock, change)
         case Retire():
-            await _retire(session, clock, change.replica_id, timing)
+            await _retire(session, clock, change, timing)
         case Forgive():
             await _forgive(session, change.deployment_id)
         case Forget():
@@ -78,9 +78,13 @@ async def _prune(session: AsyncSession, deployment_id: str) -> None:
     await session.execute(delete(ReplicaRow).where(ReplicaRow.id.in_(old)))
 
 
-async def _retire(session: AsyncSession, clock: Clock, replica_id: str, timing: Timing) -> None:
+async def _retire(session: AsyncSession, clock: Clock, change: Retire, timing: Timing) -> None:
+    replica_id = change.replica_id
     replica = await session.get_one(ReplicaRow, replica_id)
     state = ReplicaState(replica.state)
+    if change.reason and state in COMING_OR_UP:
+        replica.reason = change.reason
+        note(session, clock, replica.service_id, Phase.draining, change.reason, replica_id=replica_id)
     match state:
         case ReplicaState.pending:
             await move(session, clock, replica_id, state, ReplicaState.stopped, outcome=ReplicaState.stopped.value)

@@ -23,6 +23,8 @@ class ReplicaFacts:
     state: ReplicaState
     reason: str = ""
     ready_at: datetime | None = None
+    unfit: str = ""
+    """Why it may not go on where it is, such as a device of its that is fenced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,12 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Let a replica go: drain it if it serves, stop it if it does not yet, drop it if it has no place."""
+    """Let a replica go: drain it if it serves, stop it if it does not yet, drop it if it has no place. Its owner is
+    told the reason where it is not one of theirs.
+    """
 
     replica_id: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +104,15 @@ def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], 
     """Replicas of this generation that are still leaving are waited for: a service that is stopped and started again
     and again never holds more than it is counted for.
     """
+    unfit = [r for r in mine if r.unfit and r.state in COMING_OR_UP and r.generation == deployment.generation]
+    mine = [r for r in mine if r not in unfit]
     current = [r for r in mine if r.state in COMING_OR_UP and r.generation == deployment.generation]
     outdated = [r for r in mine if r.state in COMING_OR_UP and r.generation != deployment.generation]
     leaving = sum(r.state in LEAVING and r.generation == deployment.generation for r in mine)
     yield from (Retire(replica.id) for replica in outdated)
+    yield from (Retire(replica.id, replica.unfit) for replica in unfit)
     surplus = len(current) - deployment.replicas
-    missing = deployment.replicas - len(current) - leaving
+    missing = deployment.replicas - len(current) - len(unfit) - leaving
     if surplus > 0:
         yield from (Retire(replica.id) for replica in sorted(current, key=_least_missed)[:surplus])
     elif missing > 0 and (deployment.next_start_at is None or deployment.next_start_at <= now):

@@ -13,30 +13,25 @@ from gpu.discovery import record_devices, record_node
 from gpu.errors import PlacementLost
 from gpu.machine import Machine
 from gpu.placement import place
-from gpu.probe import FoundDevice, ProbeAnswer
 from gpu.requests import PlacementRequest, Plan
 from gpu.states import DeviceState, Vendor
 from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow
+from gpu.vendors.readings import DeviceReading, Reading
 
 GIB = 1024**3
 MACHINE = Machine(name="n1", boot_id="boot", cpus=8, memory_bytes=64 * GIB)
 
 
-def answer(count: int) -> ProbeAnswer:
-    return ProbeAnswer(
-        driver_version="580",
-        devices=tuple(
-            FoundDevice(vendor=Vendor.nvidia, index=n, uuid=f"GPU-{n}", model="L4", memory_bytes=24 * GIB)
-            for n in range(count)
-        ),
-    )
+def seen(count: int) -> list[Reading]:
+    devices = tuple(DeviceReading(index=n, uuid=f"GPU-{n}", model="L4", memory_bytes=24 * GIB) for n in range(count))
+    return [Reading(vendor=Vendor.nvidia, driver_version="580", devices=devices)]
 
 
 async def furnished(database: Database, clock: ManualClock, devices: int = 8) -> str:
     """The pool's id."""
     async with database.write() as session:
         row = await record_node(session, clock, None, MACHINE)
-        await record_devices(session, clock, row.id, answer(devices))
+        await record_devices(session, clock, row, seen(devices))
     return row.pool_id
 
 

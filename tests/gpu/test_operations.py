@@ -15,7 +15,7 @@ from gpu.requests import PlacementRequest, Plan
 from gpu.schemas import DeviceGroup, FlavorCreate, FlavorUpdate, PoolCreate, PoolUpdate
 from gpu.states import DeviceState, Vendor
 from gpu.tables import NodeRow
-from tests.gpu.test_leasing import GIB, MACHINE, answer
+from tests.gpu.test_leasing import GIB, MACHINE, seen
 
 SIZE = FlavorCreate(name="tiny", cpus=0.5, memory_bytes=GIB)
 
@@ -26,7 +26,7 @@ async def nobody(_: AsyncSession, __: str) -> Sequence[str]:
 
 async def furnished(session: AsyncSession, clock: ManualClock) -> NodeRow:
     row = await record_node(session, clock, None, MACHINE)
-    await record_devices(session, clock, row.id, answer(2))
+    await record_devices(session, clock, row, seen(2))
     return row
 
 

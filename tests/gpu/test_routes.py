@@ -9,7 +9,7 @@ from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from gpu.discovery import record_devices, record_node
 from tests.gpu.serving import Stage, served
-from tests.gpu.test_leasing import MACHINE, answer
+from tests.gpu.test_leasing import MACHINE, seen
 
 # Litestar 3 wants dependencies and bodies marked; the other routes are to follow.
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
@@ -20,7 +20,7 @@ FLAVOR = {"name": "tiny", "cpus": 0.5, "memory_bytes": 1024**3}
 async def _furnished(database: Database, clock: ManualClock) -> None:
     async with database.write() as session:
         row = await record_node(session, clock, None, MACHINE)
-        await record_devices(session, clock, row.id, answer(2))
+        await record_devices(session, clock, row, seen(2))
 
 
 async def problem(client: httpx.AsyncClient, method: str, path: str, **request: object) -> tuple[int, str]:

@@ -47,6 +47,30 @@ FIRST: Final[dict[str, dict[str, Any]]] = {
         "updated_at": NOW,
         "state_since": NOW,
     },
+    "pools": {"id": "pol_1", "name": "default", "description": "", "version": 1},
+    "nodes": {
+        "id": "nod_1",
+        "name": "node-1",
+        "pool_id": "pol_1",
+        "state": "ready",
+        "cpus": 8,
+        "memory_bytes": 1024,
+        "memory_claimed": 0,
+        "boot_id": "boot",
+        "seen_at": NOW,
+    },
+    "devices": {
+        "id": "dev_1",
+        "node_id": "nod_1",
+        "vendor": "nvidia",
+        "model": "L4",
+        "uuid": "GPU-1",
+        "index": 0,
+        "pci_address": "0000:01:00.0",
+        "memory_bytes": 1024,
+        "state": "healthy",
+        "seen_at": NOW,
+    },
     "listeners": {
         "id": "lsn_1",
         "gateway_id": "gwy_1",
@@ -106,9 +130,11 @@ async def _fill(engine: AsyncEngine, **changes: Any) -> None:
             row = columns | {"created_at": NOW} | {name: value for name, value in changes.items() if name in columns}
             if changes:
                 row |= {
-                    name: f"{value[:-1]}2" for name, value in row.items() if name in ("id", "name", "secret_sha256")
+                    name: f"{value[:-1]}2"
+                    for name, value in row.items()
+                    if name in ("id", "name", "uuid", "secret_sha256")
                 }
-            names = ", ".join(row)
+            names = ", ".join(f'"{name}"' for name in row)
             values = ", ".join(_literal(value) for value in row.values())
             await connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"))
 
@@ -146,6 +172,9 @@ async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: 
     ]
     assert await _rows(engine, "SELECT id, affinity, gateway_id FROM services") == [("svc_1", None, None)]
     assert await _rows(engine, "SELECT id, service_id FROM listeners") == [("lsn_1", "svc_1")]
+    measured = "SELECT id, simulated, ecc_cleared, memory_used_bytes, gauges, links FROM devices"
+    assert await _rows(engine, measured) == [("dev_1", False, 0, None, None, None)]
+    assert await _rows(engine, "SELECT id, processor FROM nodes") == [("nod_1", None)]
     await _fill(engine, first_port=9100, port=9100, tenant_id="ten_2", gateway_id="gwy_2", service_id="svc_2")
     assert await _rows(engine, "SELECT version FROM api_keys WHERE id = 'key_2'") == [(1,)]
 

@@ -57,6 +57,17 @@ def test_who_leaves_is_waited_for_before_another_comes() -> None:
     assert plan(service(Desired.running, [one(1)], old), NOW) == [Add("dep", 1)]
 
 
+def test_a_replica_that_may_not_stay_goes_and_its_successor_waits_for_it() -> None:
+    unfit = ReplicaFacts("rpl_1", "dep", 1, ReplicaState.ready, unfit="its device 0 is fenced: too hot")
+    well = replica(2, ReplicaState.ready)
+    assert plan(service(Desired.running, [one(2)], [unfit, well]), NOW) == [Retire("rpl_1", unfit.unfit)]
+    leaving = ReplicaFacts("rpl_1", "dep", 1, ReplicaState.draining, unfit=unfit.unfit)
+    assert plan(service(Desired.running, [one(2)], [leaving, well]), NOW) == []
+    assert plan(service(Desired.running, [one(2)], [well]), NOW) == [Add("dep", 1)]
+    assert plan(service(Desired.running, [one(1)], [unfit, well]), NOW) == [Retire("rpl_1", unfit.unfit)]
+    assert plan(service(Desired.stopped, [one(1)], [unfit]), NOW) == [Retire("rpl_1")]
+
+
 def test_a_deleted_service_is_forgotten_only_when_nothing_is_left() -> None:
     leaving = service(Desired.deleted, [one(1)], [replica(1, ReplicaState.stopping)])
     assert plan(leaving, NOW) == []

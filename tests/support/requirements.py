@@ -23,6 +23,7 @@ class Requirement(StrEnum):
     ENGINES = "engines"
     NODE = "node"
     NGINX = "nginx"
+    GPU = "gpu"
 
     @property
     def marker(self) -> str:
