@@ -1,6 +1,6 @@
 """What is measured of devices: memory in use, gauges, links, MIG instances; the processors of nodes.
 
-Revises: 0002.
+Revises: 0003.
 Expand only: what is added is nullable or has a default of the database's, so that the release before writes on.
 Columns are added one by one and no table is copied: on SQLite a copy drops the old table, whose rows would take
 those that refer to them along.
@@ -9,8 +9,8 @@ those that refer to them along.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
