@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.defaults import prepare
+from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.limits.grant import Grant
 from appliance.gateway.plane.limits.limiter import Limiter
 from appliance.gateway.plane.limits.shared import Counters
@@ -79,3 +82,16 @@ class Node:
         grant = self.limiters[worker].acquire(self.request(worker, parts.chat(**members)))
         assert grant is not None
         return grant
+
+
+def fields(headers: bytes) -> dict[str, str]:
+    lines = headers.decode().split("\r\n")
+    assert lines.pop() == ""
+    return dict(line.split(": ") for line in lines)
+
+
+def refused(node: Node, worker: int = 0, **members: Any) -> Refusal:
+    with pytest.raises(Refusal) as caught:
+        node.acquire(worker, **members)
+    assert caught.value.status == 429
+    return caught.value
