@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,17 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.gateway import operations
 from appliance.gateway.budgets import BudgetsBySubject
 from appliance.gateway.plane.wire import (
-    LISTENERS_SHARD,
-    TENANTS_SHARD,
-    KeysShard,
-    Limits,
-    ListenersShard,
     ServiceShard,
     SnapshotWriter,
-    TenantEntry,
-    TenantsShard,
     key_shard,
-    service_shard,
 )
 from appliance.gateway.ports import PortRules, PortUse
 from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
@@ -37,105 +28,10 @@ from appliance.kernel.errors import LeaseLost
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.leases import Guarded
 from tenants import actors
-from tenants.budget_tables import BudgetRow
 from tenants.tables import ApiKeyRow, TenantRow
 from tenants.work import Work
 from tests.gateway.conftest import NODE
-
-
-def salt(tenant_id: str) -> str:
-    return f"salt of {tenant_id}"
-
-
-class Routes:
-    """A source of routes whose answers the test sets; `gate` makes it wait, after it has read."""
-
-    def __init__(self) -> None:
-        self.services: dict[str, ServiceShard] = {}
-        self.calls = 0
-        self.reading = asyncio.Event()
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    def add(self, name: str, tenant_id: str) -> str:
-        service_id = new_id("svc")
-        self.services[service_id] = ServiceShard(service_id, tenant_id, "acme", name, name, [], ["POST /v1/x"])
-        return service_id
-
-    async def __call__(self, _: AsyncSession, budgets: BudgetsBySubject) -> Mapping[str, ServiceShard]:
-        self.calls += 1
-        seen = {
-            service_id: msgspec.structs.replace(shard, budgets=budgets.get(service_id, []))
-            for service_id, shard in self.services.items()
-        }
-        self.reading.set()
-        await self.gate.wait()
-        return seen
-
-
-@pytest.fixture
-def routes() -> Routes:
-    return Routes()
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "snapshot"
-
-
-@pytest.fixture
-def publisher(guarded: Guarded, directory: Path, routes: Routes, clock: ManualClock) -> SnapshotPublisher:
-    return SnapshotPublisher(
-        guarded, SnapshotWriter(directory), routes, clock, node=GatewayNode(name=NODE, workers=3), salt=salt
-    )
-
-
-class Published:
-    """What lies in the directory."""
-
-    def __init__(self, directory: Path) -> None:
-        manifest = SnapshotWriter(directory).current()
-        assert manifest is not None
-        self._directory, self.manifest = directory, manifest
-
-    def listeners(self) -> ListenersShard:
-        return msgspec.json.decode(self._read(LISTENERS_SHARD), type=ListenersShard)
-
-    def service(self, service_id: str) -> ServiceShard | None:
-        shard_id = service_shard(service_id)
-        return (
-            msgspec.json.decode(self._read(shard_id), type=ServiceShard) if shard_id in self.manifest.shards else None
-        )
-
-    def keys(self) -> KeysShard:
-        shards = [
-            msgspec.json.decode(self._read(shard_id), type=KeysShard)
-            for shard_id in self.manifest.shards
-            if shard_id.startswith("keys-")
-        ]
-        return KeysShard({digest: entry for shard in shards for digest, entry in shard.keys.items()})
-
-    def tenants(self) -> dict[str, TenantEntry]:
-        return msgspec.json.decode(self._read(TENANTS_SHARD), type=TenantsShard).tenants
-
-    def _read(self, shard_id: str) -> bytes:
-        return (self._directory / self.manifest.shards[shard_id]).read_bytes()
-
-
-async def add_key(database: Database, clock: ManualClock, tenant_id: str | None, secret: str, **columns: object) -> str:
-    row = ApiKeyRow(
-        id=new_id("key"),
-        tenant_id=tenant_id,
-        name=secret,
-        prefix=secret,
-        secret_sha256=sha256_hex(secret),
-        created_by="test",
-        created_at=clock.now(),
-        **{"scopes": ["inference"], "services": [], **columns},
-    )
-    async with database.write() as session:
-        session.add(row)
-    return row.id
+from tests.gateway.published import Published, Routes, add_key, salt
 
 
 async def test_snapshot_holds_listeners_keys_and_services(
@@ -310,114 +206,3 @@ async def test_other_nodes_listeners_are_left_out(
         await operations.allocate_listener(work, "far", new_id("svc"), probe=lambda *_: PortUse.free)
     await publisher.publish()
     assert Published(directory).listeners().listeners == []
-
-
-async def add_budget(
-    database: Database, clock: ManualClock, tenant_id: str, kind: str, subject: str, **columns: object
-) -> str:
-    row = BudgetRow(
-        id=new_id("bdg"),
-        tenant_id=tenant_id,
-        kind=kind,
-        subject_id=subject,
-        subject_name="test",
-        created_by="test",
-        created_at=clock.now(),
-        **{"period": "total", "tokens": 1000, "spent": 0, "version": 1, "period_start": clock.now(), **columns},
-    )
-    async with database.write() as session:
-        session.add(row)
-    return row.id
-
-
-async def test_tenants_have_limits_priority_and_salt(
-    database: Database, clock: ManualClock, tenant_id: TenantId, publisher: SnapshotPublisher, directory: Path
-) -> None:
-    await publisher.publish()
-    assert Published(directory).tenants() == {tenant_id: TenantEntry("acme", cache_salt=f"salt of {tenant_id}")}
-    async with database.write() as session:
-        changed = update(TenantRow).values(limits={"tokens_per_minute": 7}, priority="high", version=2)
-        await session.execute(changed)
-    assert await publisher.publish() == 2
-    entry = Published(directory).tenants()[tenant_id]
-    assert (entry.limits, entry.priority) == (Limits(tokens_per_minute=7), "high")
-    async with database.write() as session:
-        await session.execute(update(TenantRow).values(state="suspended", version=3))
-    await publisher.publish()
-    assert Published(directory).tenants() == {}
-
-
-async def test_a_changed_key_is_seen_at_once_and_alone(
-    database: Database, clock: ManualClock, tenant_id: TenantId, publisher: SnapshotPublisher, directory: Path
-) -> None:
-    keys = [await add_key(database, clock, tenant_id, f"key-{number}") for number in range(40)]
-    await publisher.publish()
-    before = Published(directory).manifest.shards
-    async with database.write() as session:
-        restricted = {"routes": ["GET /v1/models"], "networks": ["10.0.0.0/8"], "limits": {"concurrent_requests": 3}}
-        await session.execute(update(ApiKeyRow).where(ApiKeyRow.id == keys[7]).values(**restricted, version=2))
-    await publisher.publish()
-    published = Published(directory)
-    entry = published.keys().keys[sha256_hex("key-7")]
-    assert (entry.routes, entry.networks, entry.limits) == (
-        ["GET /v1/models"],
-        ["10.0.0.0/8"],
-        Limits(concurrent_requests=3),
-    )
-    changed = {shard_id for shard_id, name in published.manifest.shards.items() if before[shard_id] != name}
-    assert changed == {key_shard(sha256_hex("key-7"))}
-    assert len(published.keys().keys) == 40
-
-
-async def test_budgets_stand_with_what_they_bound(
-    database: Database,
-    clock: ManualClock,
-    tenant_id: TenantId,
-    routes: Routes,
-    publisher: SnapshotPublisher,
-    directory: Path,
-) -> None:
-    service_id = routes.add("chat", tenant_id)
-    key_id = await add_key(database, clock, tenant_id, "ak_one")
-    subjects = {"key": key_id, "service": service_id, "tenant": tenant_id}
-    made = {kind: await add_budget(database, clock, tenant_id, kind, subject) for kind, subject in subjects.items()}
-    await publisher.publish()
-    published = Published(directory)
-    service = published.service(service_id)
-    assert service is not None
-    found = {
-        "key": published.keys().keys[sha256_hex("ak_one")].budgets,
-        "service": service.budgets,
-        "tenant": published.tenants()[tenant_id].budgets,
-    }
-    assert {kind: [budget.id for budget in budgets] for kind, budgets in found.items()} == {
-        kind: [budget_id] for kind, budget_id in made.items()
-    }
-    async with database.write() as session:
-        await session.execute(delete(BudgetRow))
-    await publisher.publish()
-    assert Published(directory).keys().keys[sha256_hex("ak_one")].budgets == []
-
-
-async def test_what_was_spent_is_told_when_it_matters(
-    database: Database, clock: ManualClock, tenant_id: TenantId, publisher: SnapshotPublisher, directory: Path
-) -> None:
-    await add_budget(database, clock, tenant_id, "tenant", tenant_id)
-
-    async def told(after_s: float, **columns: object) -> int:
-        async with database.write() as session:
-            await session.execute(update(BudgetRow).values(**columns))
-        clock.advance(after_s)
-        await publisher.publish()
-        (budget,) = Published(directory).tenants()[tenant_id].budgets
-        return budget.spent
-
-    assert await told(0, spent=0) == 0
-    assert await told(5, spent=500) == 0, "half a minute has not passed"
-    assert await told(26, spent=510) == 510
-    assert await told(31, spent=519) == 510, "less than a hundredth"
-    assert await told(31, spent=521) == 521
-    assert await told(31, spent=998) == 998
-    assert await told(31, spent=1000) == 1000, "used up"
-    assert await told(0, tokens=2000, spent=1001, version=2) == 1001, "a change of the rules is told at once"
-    assert await told(31, spent=1, period_start=clock.now() + timedelta(days=1)) == 1, "a new period"
