@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.defaults import prepare
-from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.guards import MAX_DEPTH, REFUSED, nesting
-from appliance.gateway.plane.media import is_public_https
 from appliance.gateway.plane.prepared import Prepared
-from appliance.gateway.plane.request import Request
+from tests.plane.bodies import outcome, refusal, sent
 from tests.plane.parts import chat, principal, request, shard, shared_request, tables
 
 TEXTS = st.text(max_size=100).map(lambda text: f'{{"model":"m","x":"{text}"}}'.encode("utf-8", "surrogatepass"))
@@ -46,29 +44,6 @@ NAMES = st.sampled_from(
     ]
 )
 CEILING = shard(defaults=wire.SamplingDefaults(max_tokens_ceiling=50))
-
-
-def sent(of: Request, body: bytes) -> Any:
-    """What the engine gets, read as strictly as JSON is."""
-    prepared = prepare(of, body)
-    assert prepared is not None
-    return json.loads(prepared.body.decode(), parse_constant=pytest.fail)
-
-
-def outcome(of: Request, body: bytes) -> Prepared | int:
-    """What is prepared, or the status of the refusal."""
-    try:
-        prepared = prepare(of, body)
-    except Refusal as found:
-        return found.status
-    assert prepared is not None
-    return prepared
-
-
-def refusal(of: Request, body: bytes) -> Refusal:
-    with pytest.raises(Refusal) as caught:
-        prepare(of, body)
-    return caught.value
 
 
 def test_service_is_the_one_that_the_body_names() -> None:
@@ -244,133 +219,6 @@ def test_engine_that_knows_no_salt_or_priority_gets_none() -> None:
     seen = sent(request(shard(), principal(entry=entry)), chat())
     assert "cache_salt" not in seen
     assert "priority" not in seen
-
-
-# Media
-
-
-def part(kind: str, url: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": [{"type": kind, kind: url}]}]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1/x",
-        "https://example.com/x.png",
-        "file:///etc/passwd",
-        "//127.0.0.1/",
-        " data:image/png;base64,",
-        "ftp://x",
-        "",
-    ],
-)
-@pytest.mark.parametrize("kind", ["image_url", "audio_url", "video_url"])
-def test_url_that_an_engine_would_fetch_is_refused(kind: str, url: str) -> None:
-    for value in (url, {"url": url}, [url]):
-        body = chat(messages=part(kind, value))
-        assert refusal(request(shard()), body).param == "messages"
-        escaped = body.replace(b"_url", b"\\u005furl")
-        assert refusal(request(shard()), escaped).param == "messages"
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [{"role": "user", "content": [{"image_embeds": "x"}]}],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}, "uuid": "1"}]}],
-        [{"role": "user", "content": [{"type": "image_url", "uuid": "1"}]}],
-        [{"role": "tool", "content": [[{"image_url": "http://x"}]]}],
-    ],
-)
-def test_tensors_and_ids_of_kept_media_are_refused(messages: Any) -> None:
-    assert refusal(request(shard()), chat(messages=messages)).param == "messages"
-
-
-def test_media_within_the_request_and_words_about_media_pass() -> None:
-    content = [
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-        {"type": "text", "text": '"image_url": "http://x"'},
-    ]
-    tools = [{"type": "function", "function": {"parameters": {"properties": {"image_url": {"type": "string"}}}}}]
-    body = chat(messages=[{"role": "user", "content": content}], tools=tools)
-    assert sent(request(shard()), body)["messages"][0]["content"] == content
-
-
-@pytest.mark.parametrize(
-    ("url", "public"),
-    [
-        ("https://example.com/a.png", True),
-        ("https://example.com:8443/a?b#c", True),
-        ("https://93.184.215.14/", True),
-        ("http://example.com/", False),
-        ("https://localhost/", False),
-        ("https://localhost./", False),
-        ("https://db.internal/", False),
-        ("https://printer.local/", False),
-        ("https://intranet/", False),
-        ("https://127.0.0.1/", False),
-        ("https://127.1/", False),
-        ("https://2130706433/", False),
-        ("https://0x7f.0.0.1/", False),
-        ("https://10.0.0.1:443/", False),
-        ("https://169.254.169.254/latest", False),
-        ("https://[::1]/", False),
-        ("https://[::ffff:127.0.0.1]/", False),
-        ("https://user@example.com/", False),
-        ("https://example.com\\@127.0.0.1/", False),
-        ("https://example.com@127.0.0.1/", False),
-        ("https://exam\nple.com/", False),
-    ],
-)
-def test_public_https(url: str, public: object) -> None:
-    assert is_public_https(url) is public
-    service = shard(remote_media=True)
-    body = chat(messages=part("image_url", {"url": url}))
-    if public:
-        assert sent(request(service), body)
-    else:
-        assert refusal(request(service), body).param == "messages"
-
-
-# The Open Inference Protocol and routes of a runtime's own
-
-V2 = shard(routes=["POST /v2/models/{model}/infer", "POST /predict", "POST /upload raw"])
-
-
-def test_inference_request_is_passed_on_as_it_came() -> None:
-    body = b'{ "inputs": [{"name":"x","shape":[1],"datatype":"FP32","data":[1.0]}] }'
-    prepared = prepare(request(V2, path="/v2/models/chat/infer"), body)
-    assert prepared is not None
-    assert (prepared.body, prepared.fields, prepared.model) == (body, b"content-type: application/json\r\n", "chat")
-
-
-def test_binary_tensors_follow_their_header() -> None:
-    head = b'{"inputs":[]}'
-    asked = request(V2, path="/v2/models/chat/infer", fields={"inference-header-content-length": str(len(head))})
-    prepared = prepare(asked, head + b"\x00\xff" * 10)
-    assert prepared is not None
-    assert prepared.body == head + b"\x00\xff" * 10
-    assert prepared.fields == b"content-type: application/octet-stream\r\ninference-header-content-length: 13\r\n"
-
-
-@pytest.mark.parametrize("length", ["0", "-1", "+5", "5", "1e1", "99", "1" * 50, "5, 5", "x", ""])
-def test_header_length_that_is_not_so(length: str) -> None:
-    asked = request(V2, path="/v2/models/chat/infer", fields={"inference-header-content-length": length})
-    assert refusal(asked, b'{"inputs":[]}' + b"\x00" * 10).status == 400
-
-
-def test_other_routes_take_any_json_or_with_raw_anything() -> None:
-    for body in (b"[1,2]", b'{"model":"whatever"}', b"null"):
-        prepared = prepare(request(V2, path="/predict"), body)
-        assert prepared is not None
-        assert prepared.body == body
-    assert refusal(request(V2, path="/predict"), b"\x00").status == 400
-    prepared = prepare(request(V2, path="/upload", fields={"content-type": "multipart/form-data; boundary=x"}), b"\x00")
-    assert prepared is not None
-    assert (prepared.body, prepared.fields) == (b"\x00", b"content-type: multipart/form-data; boundary=x\r\n")
-    odd = request(V2, path="/upload", fields={"content-type": "text/plain; x=é"})
-    assert refusal(odd, b"").status == 400
 
 
 @given(st.floats())
