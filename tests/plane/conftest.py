@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance.gateway.plane import wire
+from tests.plane import sharing
 from tests.plane.fake_engine import FakeEngine, fake_engine
-from tests.plane.harness import KEY, SERVICE, Gateway, key_entry, running, service, sha256
+from tests.plane.harness import KEY, SERVICE, TENANT, Gateway, key_entry, running, service, sha256
 from tests.support.ports import free_port
 
 
@@ -62,3 +64,24 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def shared(gateway: Gateway, engine: FakeEngine) -> Gateway:
+    """Tenant acme with `chat` and `tensors`, tenant rival with `secret`, which it shares with nobody, and `lent`."""
+    rival = {"tenant_id": "ten_2", "tenant_name": "rival"}
+    services = [
+        sharing.of(engine, "chat", aliases=["gpt-4"]),
+        sharing.of(engine, "tensors", routes=[*sharing.V2, "POST /predict", "POST /upload raw query"]),
+        sharing.of(engine, "secret", **rival, cache_salt="salt of rival"),
+        sharing.of(engine, "lent", **rival, cache_salt="salt of rival", shared_with=[TENANT]),
+    ]
+    gateway.listeners = [wire.Listener("lsn_1", "gwy_1", "127.0.0.1", gateway.port)]
+    gateway.services = {each.id: each for each in services}
+    gateway.keys |= {
+        sha256(sharing.OTHER_KEY): key_entry(key_id="key_2", tenant_id="ten_2"),
+        sha256(sharing.NARROW): key_entry(key_id="key_3", services=["svc_chat"], routes=["POST /v1/chat/completions"]),
+    }
+    gateway.tenants = {TENANT: wire.TenantEntry("acme", cache_salt="salt of acme"), "ten_2": wire.TenantEntry("rival")}
+    gateway.publish()
+    return gateway
