@@ -1,4 +1,4 @@
-"""Full replicas and sleeping services, through real processes."""
+"""Full replicas, through real processes: what waits, for how long, and in which order."""
 
 import asyncio
 import logging
@@ -7,48 +7,23 @@ import signal
 import statistics
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from appliance.gateway.demand import Demands
 from appliance.gateway.plane import wire
 from tests.plane.fake_engine import Answer, EngineRequest, FakeEngine, Gate, answer_chat, completion
 from tests.plane.harness import SERVICE, Connection, Gateway, chat, key_entry, request, service, sha256
+from tests.plane.queues import await_queued, deployment, publish, queued, taken
 from tests.support.waiting import eventually
 
 LOG = logging.getLogger(__name__)
 GUEST = "sk-guest"
 
 
-def deployment(engine: Path, *, places: int | None = 1, replica: str = "rpl_1") -> wire.Deployment:
-    return wire.Deployment("dep_1", "main", 100, [wire.Replica(replica, str(engine), max_in_flight=places)])
-
-
-def publish(gateway: Gateway, engine: FakeEngine, *, places: int = 1, **changes: Any) -> None:
-    deployments = changes.pop("deployments", [deployment(engine.path, places=places)])
-    gateway.services = {SERVICE: service(engine.path, deployments=deployments, **changes)}
-    gateway.publish()
-
-
-def queued(gateway: Gateway, replica: str = "rpl_1") -> int:
-    return sum(status.replicas.get(replica, (0, 0))[1] for status in gateway.statuses())
-
-
-def await_queued(gateway: Gateway, count: int) -> None:
-    """And a moment longer: the worker's clock counts milliseconds."""
-    eventually(lambda: queued(gateway) == count, message=f"{count} requests wait")
-    seen = time.monotonic()
-    eventually(lambda: time.monotonic() > seen + 0.005, message="time passes")
-
-
 def test_request_waits_for_a_place_and_tells_how_long(gateway: Gateway, engine: FakeEngine) -> None:
     publish(gateway, engine)
     gate = engine.script = Gate()
-    with gateway.connect() as first, gateway.connect() as second:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway), gateway.connect() as second:
         second.send(request(chat(), fields={"X-Request-Id": "waited"}))
         await_queued(gateway, 1)
         assert len(engine.requests) == 1
@@ -64,9 +39,7 @@ def test_request_waits_for_a_place_and_tells_how_long(gateway: Gateway, engine: 
 def test_client_that_leaves_while_it_waits_is_billed_nothing(gateway: Gateway, engine: FakeEngine) -> None:
     publish(gateway, engine)
     gate = engine.script = Gate()
-    with gateway.connect() as first:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway) as first:
         with gateway.connect() as second:
             second.send(request(chat(), fields={"X-Request-Id": "left"}))
             await_queued(gateway, 1)
@@ -83,9 +56,7 @@ def test_client_that_leaves_while_it_waits_is_billed_nothing(gateway: Gateway, e
 def test_request_that_has_waited_long_enough_is_refused(gateway: Gateway, engine: FakeEngine) -> None:
     publish(gateway, engine, timeouts=wire.Timeouts(queue_s=0.3))
     engine.script = Gate()
-    with gateway.connect() as first:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway):
         answer = gateway.ask(request(chat()))
     assert (answer.status, answer.error["code"], answer.error["type"]) == (503, "overloaded", "server_error")
     assert int(answer.fields["retry-after"]) >= 1
@@ -94,9 +65,7 @@ def test_request_that_has_waited_long_enough_is_refused(gateway: Gateway, engine
 def test_tenant_that_fills_the_queue_is_told_to_send_less(gateway: Gateway, engine: FakeEngine) -> None:
     publish(gateway, engine, max_queued=1)
     engine.script = Gate()
-    with gateway.connect() as first, gateway.connect() as second:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway), gateway.connect() as second:
         second.send(request(chat()))
         await_queued(gateway, 1)
         answer = gateway.ask(request(chat()))
@@ -108,9 +77,7 @@ def test_tenant_that_fills_the_queue_is_told_to_send_less(gateway: Gateway, engi
 def test_service_that_is_removed_refuses_what_waits(gateway: Gateway, engine: FakeEngine) -> None:
     publish(gateway, engine)
     engine.script = Gate()
-    with gateway.connect() as first, gateway.connect() as second:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway), gateway.connect() as second:
         second.send(request(chat()))
         await_queued(gateway, 1)
         gateway.services = {}
@@ -124,9 +91,7 @@ def test_what_waits_goes_to_a_replica_that_is_added(
 ) -> None:
     publish(gateway, engine)
     engine.script = Gate()
-    with gateway.connect() as first, gateway.connect() as second:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(gateway), gateway.connect() as second:
         second.send(request(chat()))
         await_queued(gateway, 1)
         publish(gateway, engine, deployments=[deployment(own_engine.path, replica="rpl_2")])
@@ -172,9 +137,7 @@ def start(gateway: Gateway, engine: FakeEngine) -> None:
 def test_worker_that_ends_serves_what_waits_there(own_gateway: Gateway, own_engine: FakeEngine) -> None:
     start(own_gateway, own_engine)
     gate = own_engine.script = Gate()
-    with own_gateway.connect() as first, own_gateway.connect() as second:
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+    with taken(own_gateway), own_gateway.connect() as second:
         own_engine.script = answer_chat
         second.send(request(chat()))
         await_queued(own_gateway, 1)
@@ -190,9 +153,7 @@ def test_places_of_a_killed_worker_are_free_again(own_gateway: Gateway, own_engi
     start(own_gateway, own_engine)
     own_engine.script = Gate()
     with ExitStack() as stack:
-        first = stack.enter_context(own_gateway.connect())
-        first.send(request(chat(stream=True)))
-        first.read_until(b"first")
+        stack.enter_context(taken(own_gateway))
         own_engine.script = answer_chat
 
         def holders() -> list[int]:
@@ -251,83 +212,6 @@ def test_saturation_everywhere_is_told(gateway: Gateway, two_engines: tuple[Fake
     answer = gateway.ask(request(chat()))
     assert (answer.status, answer.error["code"]) == (503, "overloaded")
     assert [len(engine.requests) for engine in two_engines] == [1, 1]
-
-
-# Sleeping services
-
-
-def sleep(gateway: Gateway, engine: FakeEngine, *, wake_s: float = 60.0) -> None:
-    asleep = wire.Deployment("dep_1", "main", 100, [])
-    publish(gateway, engine, deployments=[asleep], asleep=True, timeouts=wire.Timeouts(wake_s=wake_s))
-
-
-def test_request_wakes_a_service_and_waits_for_it(gateway: Gateway, engine: FakeEngine) -> None:
-    sleep(gateway, engine)
-    demands = Demands(gateway.home)
-    with gateway.connect() as client:
-        client.send(request(chat(), fields={"X-Request-Id": "woke"}))
-        demand = eventually(demands.pending, message="the control plane is told")[SERVICE]
-        assert abs(demand.at - time.time()) < 60
-        demands.clear(demand)
-        publish(gateway, engine)
-        answer = client.answer()
-    assert (answer.status, answer.json) == (200, completion())
-    assert gateway.record("woke").queue_ms > 0
-    assert demands.pending() == {}
-
-
-def test_stream_that_waits_for_a_service_has_comments_until_it_starts(gateway: Gateway, engine: FakeEngine) -> None:
-    sleep(gateway, engine)
-    with gateway.connect(30.0) as client:
-        client.send(request(chat(stream=True), fields={"X-Request-Id": "told"}))
-        begun = client.read_until(b": waiting for the service to start\n\n")
-        assert begun.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"content-type: text/event-stream" in begun
-        publish(gateway, engine)
-        rest = client.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        assert rest.count(b"HTTP/1.1") == 0, "one head"
-        client.send(request(chat()))
-        assert client.answer().status == 200, "the connection goes on"
-    record = gateway.record("told")
-    assert (record.status, record.outcome, record.prompt_tokens, record.completion_tokens) == (200, "completed", 9, 3)
-    assert record.queue_ms > 4000
-
-
-def test_service_that_does_not_start_in_time_is_told_by_status(gateway: Gateway, engine: FakeEngine) -> None:
-    """Nobody reads the demand: the control plane is down."""
-    sleep(gateway, engine, wake_s=0.5)
-    answer = gateway.ask(request(chat(stream=True)))
-    assert (answer.status, answer.error["code"]) == (503, "service_not_ready")
-    assert "retry-after" in answer.fields
-
-
-@pytest.mark.parametrize("failure", ["time", "engine", "json"])
-def test_stream_that_was_begun_with_comments_tells_of_failures_by_an_event(
-    gateway: Gateway, engine: FakeEngine, failure: str
-) -> None:
-    async def fail(_: EngineRequest, answer: Answer) -> None:
-        await answer.json({"error": "broken"}, 500) if failure == "engine" else await answer.json(completion())
-
-    engine.script = fail
-    sleep(gateway, engine, wake_s=5.5 if failure == "time" else 60.0)
-    with gateway.connect(30.0) as client:
-        client.send(request(chat(stream=True), fields={"X-Request-Id": f"failed-{failure}"}))
-        client.read_until(b": waiting for the service to start\n\n")
-        if failure != "time":
-            publish(gateway, engine)
-        rest = b""
-        while piece := client.receive():
-            rest += piece
-    assert rest.count(b"data: ") == 1
-    assert {"time": b"service_not_ready", "engine": b"engine_error", "json": b"engine_error"}[failure] in rest
-    assert b"[DONE]" not in rest
-    assert not rest.endswith(b"0\r\n\r\n")
-    record = gateway.record(f"failed-{failure}")
-    assert record.status >= 500
-    assert record.completion_tokens == 0
-
-
-# Fairness
 
 
 def flood(stack: ExitStack, gateway: Gateway, count: int) -> list[Connection]:
