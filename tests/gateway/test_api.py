@@ -10,7 +10,6 @@ import msgspec
 import pytest
 from litestar import Litestar
 
-from appliance.api.apps import create
 from appliance.api.context import Context, Port
 from appliance.api.parts import Parts
 from appliance.gateway import operations
@@ -25,6 +24,7 @@ from tenants.activity import Sightings
 from tenants.permissions import Permission
 from tenants.tables import ApiKeyRow, TenantRow
 from tenants.work import Work
+from tests.support.apps import application
 
 # Of other routes in the same applications, which do not mark their parameters as Litestar 3 wants it.
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
@@ -89,7 +89,7 @@ async def clients(
     async with AsyncExitStack() as stack:
         yield {
             port: await stack.enter_async_context(
-                _client(create(Context(port, settings, database, clock, passwords, parts)))
+                _client(application(Context(port, settings, database, clock, passwords, parts)))
             )
             for port in Port
         }

@@ -9,7 +9,6 @@ from typing import Any, cast
 import httpx
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.api.apps import create
 from appliance.api.context import Context, Port
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
@@ -20,6 +19,7 @@ from tenants.actors import system
 from tenants.permissions import Permission
 from tenants.schemas import NewKey, NewTenant, QuotaDefaults
 from tenants.work import Work
+from tests.support.apps import application
 
 
 @dataclass
@@ -56,7 +56,7 @@ async def served(database: Database, clock: ManualClock, stage: Stage, port: Por
     secret = await (_platform_key if port is Port.admin else _tenant_key)(database, clock)
     context = Context(port, cast("Any", None), database, clock, cast("Any", None), cast("Any", stage))
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(cast("Any", create(context))),
+        transport=httpx.ASGITransport(cast("Any", application(context))),
         base_url="https://appliance.test",
         headers={"Authorization": f"Bearer {secret}"},
     ) as client:

@@ -13,7 +13,6 @@ from typing import Any, cast
 import httpx
 import uvicorn
 
-from appliance.api.apps import create
 from appliance.api.context import Context, Port
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import sha256_hex
@@ -23,6 +22,7 @@ from appliance.models.repository import ModelRepository
 from tenants.activity import Sightings
 from tenants.permissions import Permission
 from tenants.tables import ApiKeyRow
+from tests.support.apps import application
 from tests.support.waiting import eventually_async
 
 
@@ -82,7 +82,7 @@ class Caller:
 async def serving(context: Context, folder: Path) -> AsyncIterator[Path]:
     """The application of the context's port on a unix socket, by the server that production uses."""
     path = folder / f"{context.port}.sock"
-    config = uvicorn.Config(create(context), uds=str(path), log_config=None, lifespan="off")
+    config = uvicorn.Config(application(context), uds=str(path), log_config=None, lifespan="off")
     server = _Server(config)
     task = asyncio.create_task(server.serve())
 

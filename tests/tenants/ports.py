@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 
-from appliance.api.apps import create
 from appliance.api.context import Context, Port
 from appliance.api.parts import Parts
 from appliance.kernel.activation import Activations
@@ -17,6 +16,7 @@ from appliance.services.views import Origin
 from tenants.activity import Sightings
 from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
+from tests.support.apps import application
 from tests.tenants.conftest import DEFAULTS
 from tests.tenants.support import no_services
 
@@ -51,6 +51,6 @@ def context(port: Port, desk: LoginDesk) -> Context:
 @asynccontextmanager
 async def client(port: Port, desk: LoginDesk, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the port, which keeps its cookies like a browser."""
-    transport = httpx.ASGITransport(create(context(port, desk)))  # type: ignore[arg-type]
+    transport = httpx.ASGITransport(application(context(port, desk)))  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN[port], headers=headers) as client:
         yield client
