@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from sqlalchemy import Select, case, func, select
@@ -70,6 +70,21 @@ async def list_devices(session: AsyncSession, page: PageRequest, *, node_id: str
 
 async def show_device(session: AsyncSession, row: DeviceRow) -> Device:
     return _device(*(await session.execute(_device_query().where(DeviceRow.id == row.id))).one())
+
+
+class DeviceKind(NamedTuple):
+    """Devices that are the same to a model."""
+
+    vendor: Vendor
+    model: str
+    compute_capability: str | None
+
+
+async def device_kinds(session: AsyncSession) -> list[DeviceKind]:
+    """Of all nodes, each once."""
+    query = select(DeviceRow.vendor, DeviceRow.model, DeviceRow.compute_capability).distinct().order_by(DeviceRow.model)
+    rows = await session.execute(query)
+    return [DeviceKind(Vendor(vendor), model, capability) for vendor, model, capability in rows]
 
 
 async def list_flavors(session: AsyncSession, page: PageRequest) -> Page[Flavor]:

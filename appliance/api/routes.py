@@ -7,6 +7,7 @@ from litestar.types import ControllerRouterHandler
 from appliance.api import (
     audit,
     budgets,
+    estimates,
     flavors,
     gateways,
     keys,
@@ -37,6 +38,7 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         limits,
         budgets,
         models,
+        estimates,
         uploads,
         services,
         gateways,

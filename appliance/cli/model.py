@@ -103,6 +103,28 @@ def _default_version(connection: Connection, name: str) -> str:
     return found
 
 
+@model.command("estimate")
+@click.argument("name")
+@click.option("--model-version", "version", help="branch or tag [default: the model's default version]")
+@click.option("--context", type=int, required=True, help="tokens of one request and its answer")
+@click.option("--concurrency", type=int, help="requests at the same time [default: 1]")
+@click.option("--devices", type=int, help="over which the model is split [default: 1]")
+@click.option("--cache", type=click.Choice(["auto", "fp8"]), help="precision of the cache of keys and values")
+@click.option("--weight-bytes", type=int, help="on one device, where the files do not tell")
+@click.option("--kv-bytes-per-token", type=int, help="of one device, where the files do not tell")
+@client_command
+def estimate(name: str, connection: Connection, *, as_json: bool, version: str | None, **members: Any) -> None:
+    """Estimate the memory that a replica takes on each of its devices, and where it cannot run."""
+    chosen = version or _default_version(connection, name)
+    told = connection.get(f"{KIND.one(name)}/versions/{segment(chosen)}/estimate", **given(**members))
+    shown = told if as_json else {member: _readable(member, value) for member, value in told.items()}
+    show_object(shown, as_json=as_json)
+
+
+def _readable(member: str, value: Any) -> Any:
+    return readable(value) if member.endswith("_bytes") else value
+
+
 @model.command("tag")
 @click.argument("name")
 @click.argument("tag_name", metavar="TAG")

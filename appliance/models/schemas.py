@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.models.metadata import ModelMetadata
 from appliance.models.states import Source, UploadKind, UploadState, VersionKind, VersionState
+from gpu.estimate.estimate import Estimate
 
 _END = r"(?![\s\S])"
 """The end of the text, in Python's regular expressions and in JSON Schema's; `$` would let a final newline pass."""
@@ -184,3 +185,11 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
 def as_builtins(value: msgspec.Struct) -> Any:
     """The JSON-compatible form, for a JSON column."""
     return msgspec.to_builtins(value)
+
+
+class MemoryEstimate(Estimate, frozen=True, kw_only=True):
+    """What one replica takes on each of its `ranks` devices. `refused_devices` are the models of devices, of those that
+    there are, which cannot compute in the model's quantisation, with the reason.
+    """
+
+    refused_devices: dict[str, str]

@@ -258,3 +258,29 @@ async def test_versions_come_in_pages(developer: Caller, library: Library):
     rest = (await developer.ask("GET", f"/models/llama/versions?limit=2&cursor={first['next_cursor']}")).json()
     assert [version["name"] for version in first["items"] + rest["items"]] == ["v2", "v1", "main"]
     assert rest["next_cursor"] is None
+
+
+async def test_the_memory_of_a_version_is_estimated(developer: Caller, stranger: Caller, library: Library):
+    await developer.ask("POST", "/models", {"name": "llama"}, status=201)
+    await library.import_(model_files())
+    path = "/models/llama/versions/main/estimate"
+    told = (await developer.ask("GET", f"{path}?context=512&concurrency=4&devices=2")).json()
+    # 3 layers, 2 heads of keys and values of 64 elements, of which each of two devices has one
+    assert told["kv_bytes_per_token"] == 3 * 2 * 1 * 64 * 2
+    assert told["kv_cache_bytes"] == 4 * 512 * told["kv_bytes_per_token"]
+    assert told["weights_bytes"] > 0
+    assert told["refused_devices"] == {}
+    assert told["total_bytes"] == sum(
+        told[f"{part}_bytes"] for part in ("weights", "kv_cache", "activations", "graphs", "runtime")
+    )
+    halved = (await developer.ask("GET", f"{path}?context=512&concurrency=4&devices=2&cache=fp8")).json()
+    assert halved["kv_cache_bytes"] * 2 == told["kv_cache_bytes"]
+    for query, code in (
+        ("context=512&devices=3", "estimate-impossible"),
+        ("context=513", "estimate-impossible"),
+        ("", "bad-input"),
+        ("context=0", "bad-input"),
+        ("context=1&cache=fp4", "bad-input"),
+    ):
+        assert detail(await developer.ask("GET", f"{path}?{query}", status=400))[0] == code
+    assert detail(await stranger.ask("GET", f"{path}?context=1", status=404))[0] == "model-not-found"
