@@ -25,6 +25,7 @@ from appliance.gateway.keeper import GatewayKeeper
 from appliance.gateway.plane.wire import LatencyRecord, NodeSettings, SnapshotWriter, TlsFiles, UsageRollup
 from appliance.gateway.publisher import GatewayNode, SnapshotPublisher
 from appliance.gateway.tenancy import CacheSalt
+from appliance.gateway.user import GatewayUser, resolve, tls_files
 from appliance.kernel.activation import Activations, Reconciler
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import Passwords, hmac_hex
@@ -32,10 +33,9 @@ from appliance.kernel.db import Database
 from appliance.kernel.errors import Unavailable
 from appliance.kernel.leases import Guarded, Lease, LeaseWatch
 from appliance.kernel.settings import Settings
-from appliance.kernel.tls import server_files
 from appliance.launchers.contract import Launcher
 from appliance.launchers.ownership import pids_of
-from appliance.launchers.process.launcher import ProcessLauncher
+from appliance.launchers.process.launcher import ProcessLauncher, ProcessSettings
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.queries import models_of_tenant
 from appliance.models.repository import ModelRepository
@@ -94,7 +94,7 @@ def build(
     repository = _repository(settings, home)
     machinery = _machinery(settings, home, guarded, catalog, publisher, repository, clock)
     services = ServiceReconciler(machinery)
-    keeper = GatewayKeeper(home.path, drain_s=settings.gateway.drain_s)
+    keeper = GatewayKeeper(home.path, drain_s=settings.gateway.drain_s, user=gateway_user(settings))
     others: dict[Kind, Insert] = {UsageRollup: insert_rollups, LatencyRecord: insert_latencies}
     ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage, others)
     store_keeper = ModelStoreKeeper(guarded, repository, clock)
@@ -197,6 +197,11 @@ def _cache_salt(master_key: bytes) -> CacheSalt:
     return lambda tenant_id: hmac_hex(key, f"cache-salt:{tenant_id}")[:32]
 
 
+def gateway_user(settings: Settings) -> GatewayUser | None:
+    """None: the control plane's own. Raises `Misconfigured`."""
+    return resolve(settings.gateway.user, engines_uid=settings.docker.user if settings.launcher == "docker" else None)
+
+
 def _gateway_node(settings: Settings, home: Home, name: str) -> GatewayNode:
     gateway = settings.gateway
     return GatewayNode(
@@ -207,7 +212,7 @@ def _gateway_node(settings: Settings, home: Home, name: str) -> GatewayNode:
         idle_s=gateway.idle_s,
         body_grace_s=gateway.body_grace_s,
         body_min_rate=gateway.body_min_rate,
-        tls=TlsFiles(*map(str, server_files(home.path))) if gateway.tls else None,
+        tls=TlsFiles(*map(str, tls_files(home.path, gateway_user(settings)))) if gateway.tls else None,
         settings=NodeSettings(
             access_log=gateway.access_log,
             spool_bytes=gateway.spool_bytes,
@@ -255,7 +260,9 @@ def _launcher(settings: Settings, home: Home, clock: Clock) -> Launcher:
     root = home.path / "run" / "e"
     match settings.launcher:
         case "process":
-            return ProcessLauncher(home.appliance_id(), root=root)
+            user = gateway_user(settings)
+            process = ProcessSettings(gid=user.gid) if user else ProcessSettings()
+            return ProcessLauncher(home.appliance_id(), root=root, settings=process)
         case "docker":
             # Its SDK is large and slow to import: only who uses it pays for it.
             from appliance.launchers.docker.launcher import DockerLauncher  # noqa: PLC0415

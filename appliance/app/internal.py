@@ -23,7 +23,10 @@ _DEVICES = b"# the devices are not told: the database does not answer\n"
 class Internal:
     """A small ASGI application of three paths."""
 
-    def __init__(self, database: Database, activations: Activations, gateway_metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, database: Database, activations: Activations, gateway_metrics: GatewayMetrics, *, gateway_user: str
+    ) -> None:
+        self._ready = f"ready\nthe gateway's workers run as {gateway_user}\n".encode()
         self._database, self._activations, self._gateway_metrics = database, activations, gateway_metrics
         self._registry = CollectorRegistry()
         ProcessCollector(namespace="appliance_control", registry=self._registry)
@@ -62,7 +65,7 @@ class Internal:
             await self._database.ping()
         except ApplianceError as error:
             return 503, f"{error.detail}\n".encode()
-        return 200, b"ready\n"
+        return 200, self._ready
 
     async def _devices(self) -> bytes:
         try:

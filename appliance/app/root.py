@@ -20,7 +20,7 @@ from appliance.api.apps import create
 from appliance.api.context import Context, Port
 from appliance.app import banner
 from appliance.app.bootstrap import bootstrap
-from appliance.app.build import Built, build
+from appliance.app.build import Built, build, gateway_user
 from appliance.app.demo import Demo
 from appliance.app.demo_objects import DemoObjects
 from appliance.app.home import Home
@@ -28,6 +28,7 @@ from appliance.app.internal import Internal
 from appliance.app.migrating import upgrade
 from appliance.app.serving import Serving, Site, bind
 from appliance.app.ticking import ticking
+from appliance.gateway.user import GatewayUser, prepare
 from appliance.kernel import leases, logging, tls
 from appliance.kernel.clock import SystemClock
 from appliance.kernel.crypto import Passwords
@@ -84,6 +85,11 @@ class ControlPlane:
         self._clock = SystemClock()
         self._passwords = Passwords()
         self._tls = tls.ensure(home.path, settings.hostnames, self._clock)
+        self._gateway_user = gateway_user(settings)
+        if self._gateway_user is not None:
+            prepare(home.path, self._gateway_user)
+        is_root = self._gateway_user is None and os.geteuid() == 0
+        (log.warning if is_root else log.info)("gateway.user", runs_as=_told(self._gateway_user))
         self._sockets = [
             bind(settings.bind, settings.admin_port, "admin_port"),
             bind(settings.bind, settings.tenant_port, "tenant_port"),
@@ -173,7 +179,9 @@ class ControlPlane:
             create(Context(port, self._settings, self._database, self._clock, self._passwords, built.parts))
             for port in (Port.admin, Port.tenant)
         ]
-        internal = Internal(self._database, built.activations, built.gateway_metrics)
+        internal = Internal(
+            self._database, built.activations, built.gateway_metrics, gateway_user=_told(self._gateway_user)
+        )
         admin, tenant, metrics = self._sockets
         return [Site(apps[0], admin, self._tls), Site(apps[1], tenant, self._tls), Site(internal, metrics, None)]
 
@@ -209,3 +217,12 @@ class ControlPlane:
             await built.ingest.reconcile()
         except ApplianceError as error:
             log.warning("stop.incomplete", reason=error.detail)
+
+
+def _told(user: GatewayUser | None) -> str:
+    """Who runs the gateway's workers, for people."""
+    if user is not None:
+        return f"user {user.name!r} (uid {user.uid})"
+    if os.geteuid() == 0:
+        return "root, like the control plane: set gateway.user to a user of their own"
+    return f"the control plane's user (uid {os.geteuid()})"

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import msgspec
 
 import appliance
 from appliance.gateway import processes
 from appliance.gateway.processes import PlaneProcess
+from appliance.gateway.user import GatewayUser
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.logging import get_logger
 
@@ -43,14 +44,17 @@ class KeeperStatus(msgspec.Struct, frozen=True):
 
 class GatewayKeeper:
     """`home` is APPLIANCE_HOME; `drain_s` is what workers get to finish requests in when the supervisor stops;
-    `largest_log` is in bytes, and one older log of that size is kept.
+    `largest_log` is in bytes, and one older log of that size is kept; `user` is None for the control plane's own.
     """
 
     name = "gateway-process"
     period_s = 2.0
 
-    def __init__(self, home: Path, *, drain_s: float, largest_log: int = LARGEST_LOG) -> None:
+    def __init__(
+        self, home: Path, *, drain_s: float, user: GatewayUser | None = None, largest_log: int = LARGEST_LOG
+    ) -> None:
         self._home = home.resolve()
+        self._user = user
         self._drain_s, self._largest_log = drain_s, largest_log
         self._log = self._home / "logs" / "gateway" / "supervisor.log"
         self._child: subprocess.Popen[bytes] | None = None
@@ -110,7 +114,7 @@ class GatewayKeeper:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", processes.SUPERVISOR, "--home", str(self._home)]
         command += ["--grace", f"{self._drain_s:g}"]
-        with self._log.open("ab") as output:
+        with _open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as output:
             self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command,
                 cwd=Path(appliance.__file__).parents[1],
@@ -119,6 +123,9 @@ class GatewayKeeper:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                user=self._user.uid if self._user else None,
+                group=self._user.gid if self._user else None,
+                extra_groups=[] if self._user else None,
             )
         self._starts += 1
         reached("gateway.supervisor_started")
@@ -127,12 +134,22 @@ class GatewayKeeper:
     def _bound_log(self) -> None:
         """Copy and truncate: its writers append through descriptors that they keep open."""
         try:
-            if self._log.stat().st_size <= self._largest_log:
-                return
+            with _open(self._log, os.O_RDWR) as log_file:
+                if os.fstat(log_file.fileno()).st_size <= self._largest_log:
+                    return
+                older = self._log.with_suffix(".log.1")
+                older.unlink(missing_ok=True)
+                with _open(older, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as copy:
+                    shutil.copyfileobj(log_file, copy)
+                log_file.truncate(0)
         except FileNotFoundError:
             return
-        shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
-        os.truncate(self._log, 0)
+
+
+def _open(path: Path, flags: int) -> IO[bytes]:
+    """A file in a folder that the gateway's user may write to: no link is followed."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    return os.fdopen(descriptor, "rb+" if flags & os.O_RDWR else "wb", buffering=0)
 
 
 def _environment() -> dict[str, str]:

@@ -38,6 +38,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class GatewaySettings(_Section, frozen=True):
     name: str
     host: str
+    user: str
     workers: Count
     first_port: Annotated[int, Meta(ge=1, le=65520)]
     drain_s: Seconds
