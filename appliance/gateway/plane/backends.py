@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from appliance.gateway.plane.affinity import Ring
+from appliance.gateway.plane.limits.counter import Counter
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS, Kind
-from appliance.gateway.plane.limits.shared import Counter, Counters
+from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.schemas import services
 from appliance.gateway.plane.status import StatusWriter
 

@@ -38,7 +38,7 @@ _CHAT_LIMITS: Final = ("max_completion_tokens", "max_tokens")
 _TEXT_LIMITS: Final = ("max_tokens",)
 """Engines do not know the newer name on the legacy route, so it limits nothing there."""
 
-_decode_str = msgspec.json.Decoder(str).decode
+_decode_name = msgspec.json.Decoder(str | None).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _NULL: Final = b"null"
@@ -99,7 +99,7 @@ def _prepare_openai(request: Request, body: bytes, limiter: Limiter | None) -> P
             place = chat_point if route == CHAT else text_point
             prepared.point = place(request.key.tenant_id, bytes(prompt))
         for name, value in service.sampling:
-            if unset(members, name):
+            if name not in members or unset(members, name):
                 members[name] = value
         _limit_tokens(members, request, prepared, limiter)
         if route == CHAT and service.system_message is not None:
@@ -117,10 +117,11 @@ def _prepare_openai(request: Request, body: bytes, limiter: Limiter | None) -> P
 
 def _model(members: dict[str, Raw]) -> str | None:
     """The model as the client named it."""
-    if unset(members, "model"):
+    raw = members.get("model")
+    if raw is None:
         return None
     try:
-        name: str = _decode_str(members["model"])
+        name: str | None = _decode_name(raw)
     except msgspec.DecodeError:
         raise invalid("'model' is not a string.", "model") from None
     return name
@@ -150,7 +151,8 @@ def _cache_salt(request: Request, of_service: Raw) -> Raw:
 def _limit_tokens(members: dict[str, Raw], request: Request, prepared: Prepared, limiter: Limiter | None) -> None:
     service = request.service
     asked = _asked_tokens(members, _CHAT_LIMITS if request.route == CHAT else _TEXT_LIMITS, service)
-    prepared.choices = max(integer(members, "n") or 1, integer(members, "best_of") or 1)
+    if "n" in members or "best_of" in members:
+        prepared.choices = max(integer(members, "n") or 1, integer(members, "best_of") or 1)
     answers = prepared.choices * _prompts(members)
     if asked is None:
         asked = service.shard.defaults.max_tokens_ceiling
@@ -167,7 +169,7 @@ def _asked_tokens(members: dict[str, Raw], names: tuple[str, ...], service: Serv
     ceiling = service.shard.defaults.max_tokens_ceiling
     asked: int | None = None
     for name in names:
-        value = None if unset(members, name) else integer(members, name)
+        value = integer(members, name) if name in members else None
         if value is None:
             continue
         least = 1 if names is _CHAT_LIMITS else 0  # an engine takes 0 in a chat for no limit
@@ -208,7 +210,7 @@ def _insert_system_message(members: dict[str, Raw], message: bytes) -> None:
 
 def _stream(members: dict[str, Raw], service: ServiceTable, prepared: Prepared) -> None:
     """Ask the engine for usage, and remember what the client asked for itself."""
-    if not flag(members, "stream"):
+    if "stream" not in members or not flag(members, "stream"):
         return
     prepared.stream = True
     try:

@@ -1,18 +1,15 @@
-"""Heads of HTTP/1.1 messages: bounded and understood in exactly one way, or refused.
+"""Heads of HTTP/1.1 requests: bounded and understood in exactly one way, or refused.
 
 A request is taken apart here, in a few passes over its bytes: what most parsers let pass for old clients' sake is
 what requests are smuggled with. Refused are `Content-Length` with `Transfer-Encoding`, several lengths or hosts,
 obsolete line folding, any control character (bare LF or CR and NUL among them), codings other than `chunked`, and
-targets that are not a plain path. An engine's head is read by llhttp.
+targets that are not a plain path.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
 from typing import Final
-
-import httptools
 
 from appliance.gateway.plane.errors import Refusal, bad_framing
 
@@ -22,6 +19,8 @@ MAX_FIELDS: Final = 100
 END: Final = b"\r\n\r\n"
 MAX_LENGTH_DIGITS: Final = 15
 
+_LENGTHS: Final = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+_LENGTH_BYTES: Final = len(_LENGTHS[0])
 _METHODS: Final = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"})
 _VERSIONS: Final = {b"HTTP/1.1": False, b"HTTP/1.0": True}
 _CONTROLS: Final = bytes({*range(32), 127} - {9})
@@ -117,6 +116,19 @@ def parse_request(head: bytes) -> RequestHead:
     return RequestHead(method, target, fields, http_1_0=http_1_0)
 
 
+def length_in(head: bytes) -> tuple[int, int]:
+    """Where the digits of a head's Content-Length are, if it is written as most write it; (0, 0) if it is not."""
+    at = head.find(_LENGTHS[0])
+    if at < 0:
+        at = head.find(_LENGTHS[1])
+        if at < 0:
+            return 0, 0
+    at += _LENGTH_BYTES
+    end = head.find(b"\r", at)
+    digits = head[at:end]
+    return (at, end) if digits.isdigit() and len(digits) <= MAX_LENGTH_DIGITS else (0, 0)
+
+
 def _request_line(line: bytes) -> tuple[bytes, bytes, bool]:
     """Method, target and whether it is HTTP/1.0."""
     method, _, rest = line.partition(b" ")
@@ -155,34 +167,6 @@ def _check(fields: dict[bytes, bytes], *, http_1_0: bool) -> None:
     expect = fields.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise Refusal(417, "expectation_failed", "Only 'Expect: 100-continue' is understood.", close=True)
-
-
-class _Sink:
-    """Where llhttp leaves what it found. The callbacks are bound methods of built-in containers, so that no Python
-    frame is entered for a header.
-    """
-
-    __slots__ = ("on_header",)
-
-    def __init__(self, on_header: Callable[[bytes, bytes], None]) -> None:
-        self.on_header = on_header
-
-
-def parse_response(head: bytes) -> tuple[int, dict[bytes, bytes], bool]:
-    """Status, fields and whether the connection may be used again. `ValueError` if it is malformed."""
-    raw: dict[bytes, bytes] = {}
-    parser = httptools.HttpResponseParser(_Sink(raw.__setitem__))
-    try:
-        parser.feed_data(head)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise ValueError(str(error)) from None
-    fields = {name.lower(): value for name, value in raw.items()}
-    coding = fields.get(b"transfer-encoding")
-    if coding is not None and coding.strip().lower() != b"chunked":
-        raise ValueError("unknown transfer coding")
-    return parser.get_status_code(), fields, parser.should_keep_alive()
 
 
 def _too_large() -> Refusal:

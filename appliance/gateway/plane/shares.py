@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from appliance.gateway.plane.backends import Replica
-    from appliance.gateway.plane.limits.shared import Counter, Counters
+    from appliance.gateway.plane.limits.counter import Counter
+    from appliance.gateway.plane.limits.shared import Counters
 
 PATIENCE_S: Final = 0.015
 """Longer than any worker takes to look."""

@@ -18,7 +18,8 @@ from typing import Final, Protocol
 from appliance.gateway.plane.backends import Replica
 from appliance.gateway.plane.chunked import ChunkDecoder
 from appliance.gateway.plane.fast_path import FastPath
-from appliance.gateway.plane.head import END, parse_response
+from appliance.gateway.plane.head import END
+from appliance.gateway.plane.response_head import parse_response
 
 MAX_RESPONSE_HEAD: Final = 64 * 1024
 IDLE_S: Final = 3.0

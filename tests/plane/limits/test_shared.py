@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from appliance.gateway.plane.limits import layout
 from appliance.gateway.plane.limits.charge import charge, charged_last, finish_charge
+from appliance.gateway.plane.limits.counter import Counter
 from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS, SUMS, Kind
-from appliance.gateway.plane.limits.shared import Counter, Counters
+from appliance.gateway.plane.limits.shared import Counters
 from appliance.gateway.plane.log import Log
 from tests.support.waiting import eventually
 

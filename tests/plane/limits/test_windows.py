@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.gateway.plane.limits import windows
-from appliance.gateway.plane.limits.layout import KIND, ROW_WORDS, Kind
+from appliance.gateway.plane.limits.layout import KIND, ROW_WORDS, Kind, Rows
 from appliance.gateway.plane.limits.periods import ends_in_s, period_at, spend, spent
-from appliance.gateway.plane.limits.shared import Rows
+from appliance.gateway.plane.limits.tally import Tally
 from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, TOKENS, Usage
 
 usages = st.builds(Usage, st.integers(0, 1000), st.integers(0, 1000), st.integers(0, MINUTE_MS - 1))
@@ -45,17 +45,35 @@ def empty_rows(count: int) -> Rows:
 @given(st.lists(st.tuples(st.integers(0, 90_000), st.integers(1, 50), st.integers(0, 2)), max_size=40))
 def test_counts_of_several_workers_are_those_of_one(steps: list[tuple[int, int, int]]) -> None:
     rows = empty_rows(3)
+    tallies = [Tally(words, at) for words, at in rows]
     at_ms = 17 * MINUTE_MS
     counted: dict[int, int] = {}
+    asked: dict[int, int] = {}
     for passed, number, worker in steps:
         at_ms += passed
         minute, elapsed = divmod(at_ms, MINUTE_MS)
-        words, at = rows[worker]
-        windows.add(words, at + TOKENS, minute, number)
+        tallies[worker].take(minute, 0)
+        tallies[worker].give(minute, number, 0)
         counted[minute] = counted.get(minute, 0) + number
         expected = Usage(counted[minute], counted.get(minute - 1, 0), elapsed)
         assert windows.usage(rows, TOKENS, at_ms) == expected
-        assert windows.usage(rows, REQUESTS, at_ms).used == 0
+        asked[minute] = asked.get(minute, 0) + 1
+        assert windows.usage(rows, REQUESTS, at_ms) == Usage(asked[minute], asked.get(minute - 1, 0), elapsed)
+
+
+def test_what_was_counted_before_is_gone_on_with() -> None:
+    ((words, at),) = empty_rows(1)
+    before = Tally(words, at)
+    before.take(7, 100)
+    before.give(7, 30, 100)
+
+    after = Tally(words, at)
+    after.take(7, 10)
+
+    assert (after.requests, after.tokens, after.held, after.reserved) == (2, 30, 1, 10)
+    after.take(8, 5)
+    assert (after.requests, after.tokens, after.held, after.reserved) == (1, 0, 2, 15)
+    assert windows.usage([(words, at)], REQUESTS, 8 * MINUTE_MS) == Usage(1, 2, 0)
 
 
 moments = st.floats(0, 4e9, allow_nan=False)

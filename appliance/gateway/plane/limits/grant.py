@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from appliance.gateway.plane.limits import windows
 from appliance.gateway.plane.limits.charge import Changes, charge
-from appliance.gateway.plane.limits.layout import HELD_REQUESTS, HELD_TOKENS
+from appliance.gateway.plane.limits.layout import HELD_TOKENS
 from appliance.gateway.plane.limits.periods import spend
 from appliance.gateway.plane.limits.subjects import Bounds
-from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, TOKENS
+from appliance.gateway.plane.limits.windows import MINUTE_MS
 
 Clock = Callable[[], int]
 """Milliseconds since the machine's start."""
@@ -27,20 +26,14 @@ class Grant:
 
     __slots__ = ("_at", "_bounds", "_clock", "_needs", "_reserved", "_words", "charge")
 
-    def __init__(self, bounds: Bounds, needs: list[int] | None, minute: int, clock: Clock) -> None:
-        """`needs`: the tokens to reserve of each rate, None for none."""
+    def __init__(self, bounds: Bounds, needs: list[int], minute: int, clock: Clock) -> None:
+        """`needs`: the tokens to reserve of each rate."""
         self._bounds: Bounds | None = bounds
         self._needs = needs
         self._clock = clock
         self.charge = 0
-        for index, rate in enumerate(bounds.rates):
-            counter = rate.counter
-            words, at = counter.words, counter.at
-            words[at + HELD_REQUESTS] += 1
-            if rate.requests is not None:
-                windows.add(words, at + REQUESTS, minute, 1)
-            if needs is not None and rate.tokens is not None:
-                words[at + HELD_TOKENS] += needs[index]
+        for rate, need in zip(bounds.rates, needs, strict=True):
+            rate.tally.take(minute, need)
 
     def reserve(self, words: memoryview[int], tokens: int, charge_id: int, at: float) -> None:
         """Take tokens of each budget. `words`: this worker's table; `at`: Unix seconds of the admission, whose period
@@ -68,17 +61,9 @@ class Grant:
         used = prompt_tokens + completion_tokens
         if self.charge:
             self._settle_budgets(bounds, used)
-        needs = self._needs
-        minute = self._clock() // MINUTE_MS if needs is not None else 0
-        for index, rate in enumerate(bounds.rates):
-            counter = rate.counter
-            words, at = counter.words, counter.at
-            if needs is not None and rate.tokens is not None:
-                if used:
-                    windows.add(words, at + TOKENS, minute, used)
-                # What was reserved goes last: others may see both for a moment, never neither.
-                words[at + HELD_TOKENS] -= needs[index]
-            words[at + HELD_REQUESTS] -= 1
+        minute = self._clock() // MINUTE_MS
+        for rate, need in zip(bounds.rates, self._needs, strict=True):
+            rate.tally.give(minute, used if rate.tokens is not None else 0, need)
 
     def release(self) -> None:
         """The request has ended and nothing was done for it."""

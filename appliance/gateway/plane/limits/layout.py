@@ -40,6 +40,9 @@ HELD_REQUESTS, HELD_TOKENS, SUMS, KIND = 1, 2, 3, 7
 
 FREE, GONE = 0, 1
 
+Rows = list[tuple["memoryview[int]", int]]
+"""Tables, and the index of a subject's row in each."""
+
 _TABLE_MAGIC: Final = int.from_bytes(b"APLIMT01", "little")
 _NODE_MAGIC: Final = int.from_bytes(b"APLIMN01", "little")
 _TABLE_BYTES: Final = 8 * (ROWS_AT + ROW_WORDS * CAPACITY)

@@ -19,8 +19,9 @@ from appliance.gateway.plane.limits import telling, windows
 from appliance.gateway.plane.limits.grant import Clock, Grant
 from appliance.gateway.plane.limits.layout import HELD_TOKENS
 from appliance.gateway.plane.limits.periods import ends_in_s
+from appliance.gateway.plane.limits.rate import UNBOUNDED, Rate
 from appliance.gateway.plane.limits.shared import Counters
-from appliance.gateway.plane.limits.subjects import Bounds, Family, HardBudget, Rate
+from appliance.gateway.plane.limits.subjects import Bounds, Family, HardBudget
 from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, TOKENS
 from appliance.gateway.plane.meter import estimate_tokens
 from appliance.gateway.plane.schemas.services import ServiceShard
@@ -34,7 +35,6 @@ ANSWER_TOKENS: Final = 4096
 """What an answer may need of a budget if neither the request nor the service says."""
 RATED_ANSWER_TOKENS: Final = 1024
 """What an answer that the caller did not limit is taken to need of tokens per minute, until its end tells."""
-_ENOUGH: Final = 1 << 62
 
 
 class Limiter:
@@ -72,7 +72,7 @@ class Limiter:
         if bounds.budgets:
             _pass_budgets(bounds.budgets, 1, request.at)
         if bounds.rates:
-            _pass_rates(bounds.rates, None, self._clock(), self._counters.current())
+            _pass_rates(bounds.rates, [1] * len(bounds.rates), self._clock(), self._counters.current())
 
     def longest_answer(self, request: Request, prompt: int, answers: int, ceiling: int | None) -> int | None:
         """The tokens to allow each of the answers that the caller did not limit, for a prompt of about that many:
@@ -96,12 +96,9 @@ class Limiter:
         bounds = self._of(request.key, shard.id)
         if bounds is None:
             return None
-        needs: list[int] | None = None
-        reserved = 0
-        if bounds.counts_tokens:
-            needs, reserved = _needs(request, bounds)
-            if bounds.budgets:
-                _pass_budgets(bounds.budgets, reserved, request.at)
+        needs, reserved = _needs(request, bounds)
+        if bounds.budgets:
+            _pass_budgets(bounds.budgets, reserved, request.at)
         at_ms = self._clock()
         if bounds.rates:
             request.answer_headers = _pass_rates(bounds.rates, needs, at_ms, self._counters.current())
@@ -138,6 +135,8 @@ def _needs(request: Request, bounds: Bounds) -> tuple[list[int], int]:
     else:
         reserved = prompt + (answer or request.service.shard.context_tokens or ANSWER_TOKENS)
         return [_rated(prompt, rate.tokens) for rate in bounds.rates], reserved
+    if bounds.all_tokens:
+        return [need] * len(bounds.rates), need
     return [need if rate.tokens is not None else 0 for rate in bounds.rates], need
 
 
@@ -162,31 +161,46 @@ def _pass_budgets(budgets: list[HardBudget], need: int, at: float) -> None:
             )
 
 
-def _pass_rates(rates: list[Rate], needs: list[int] | None, at_ms: int, epoch: int) -> bytes:
-    """The answer's fields: of the subject with the least requests left, and of the one with the least tokens."""
-    minute, elapsed = divmod(at_ms, MINUTE_MS)
-    least_requests = least_tokens = _ENOUGH
-    request_lines = token_lines = b""
-    for index, rate in enumerate(rates):
-        requests, tokens, held, reserved = rate.read(minute, elapsed, epoch)
-        if rate.requests is not None:
-            left = rate.requests - requests
-            if left < 1:
-                raise _out_of_requests(rate, rate.requests, rates, at_ms)
-            if left < least_requests:
-                least_requests, request_lines = left, rate.request_lines
-        if rate.tokens is not None:
-            need = needs[index] if needs is not None else 1
-            left = rate.tokens - tokens - reserved - need
-            if left < 0 or left + need < 1:
-                raise _out_of_tokens(rate, rate.tokens, max(need, 1), rates, at_ms)
-            if left < least_tokens:
-                least_tokens, token_lines = left, rate.token_lines
-        if rate.concurrent is not None and held >= rate.concurrent:
+def _pass_rates(rates: list[Rate], needs: list[int], at_ms: int, epoch: int) -> bytes:
+    """The answer's fields: of the subject with the least requests left, and of the one with the least tokens. What is
+    kept of the others and of the minute before decides if it leaves enough; else they are looked at anew.
+    """
+    told = _fields(rates, needs, at_ms, epoch, least=1)
+    if told is not None:
+        return told
+    for rate in rates:
+        rate.look(at_ms, epoch)
+    for rate, need in zip(rates, needs, strict=True):
+        tally = rate.tally
+        if rate.requests is not None and tally.requests >= rate.most_requests:
+            raise _out_of_requests(rate, rate.requests, rates, at_ms)
+        left = rate.most_tokens - tally.tokens - tally.reserved
+        if rate.tokens is not None and left < max(need, 1):
+            raise _out_of_tokens(rate, rate.tokens, max(need, 1), rates, at_ms)
+        if rate.concurrent is not None and tally.held >= rate.most_held:
             raise telling.too_many_at_once(rate.whose, rate.concurrent, _standing(rates, at_ms))
-    reset_ms = 2 * MINUTE_MS - elapsed
-    headers = telling.fill(request_lines, least_requests - 1, reset_ms) if request_lines else b""
-    return headers + telling.fill(token_lines, least_tokens, reset_ms) if token_lines else headers
+    return _fields(rates, needs, at_ms, epoch, least=0) or b""
+
+
+def _fields(rates: list[Rate], needs: list[int], at_ms: int, epoch: int, *, least: int) -> bytes | None:
+    """None if a rate does not leave what is needed, and `least` tokens more."""
+    least_requests = least_tokens = UNBOUNDED
+    of_requests = of_tokens = b""
+    for rate, need in zip(rates, needs, strict=True):
+        if at_ms >= rate.until_ms or rate.epoch != epoch:
+            rate.look(at_ms, epoch)
+        tally = rate.tally
+        left = rate.most_requests - tally.requests
+        if left < least_requests:
+            least_requests, of_requests = left, rate.request_lines
+        left = rate.most_tokens - tally.tokens - tally.reserved - need
+        if left < least_tokens:
+            least_tokens, of_tokens = left, rate.token_lines
+        if tally.held >= rate.most_held:
+            return None
+    if least_requests < 1 or least_tokens < least:
+        return None
+    return telling.fields(of_requests, least_requests - 1, of_tokens, least_tokens, 2 * MINUTE_MS - at_ms % MINUTE_MS)
 
 
 def _out_of_requests(rate: Rate, limit: int, rates: list[Rate], at_ms: int) -> Refusal:

@@ -10,8 +10,7 @@ import time
 from typing import Final
 
 from appliance.gateway.plane.limits.charge import Changes
-from appliance.gateway.plane.limits.layout import KIND, SUMS, Kind
-from appliance.gateway.plane.limits.shared import Rows
+from appliance.gateway.plane.limits.layout import KIND, SUMS, Kind, Rows
 from appliance.gateway.plane.schemas.limits import Period
 
 _DAY_S: Final = 86_400

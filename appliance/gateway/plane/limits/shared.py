@@ -13,14 +13,13 @@ worker by itself and its budget starts anew with the worker (from what the snaps
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from appliance.gateway.plane.limits import layout
 from appliance.gateway.plane.limits.charge import finish_charge
+from appliance.gateway.plane.limits.counter import LASTING, Counter
 from appliance.gateway.plane.limits.layout import (
     BOOT,
     GENERATION,
@@ -34,132 +33,10 @@ from appliance.gateway.plane.limits.layout import (
     SUMS,
     Kind,
 )
+from appliance.gateway.plane.limits.peer import Peer, ended
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import worker_indexes
 from appliance.gateway.plane.status import start_ticks
-
-Rows = list[tuple["memoryview[int]", int]]
-"""Tables, and the index of a subject's row in each."""
-
-_LASTING: Final = frozenset({Kind.BUDGET_TOTAL, Kind.BUDGET_DAY, Kind.BUDGET_MONTH})
-"""Kept when nobody names them any more: a budget may come back."""
-
-
-class Counter:
-    """One subject: `words[at:at + 8]` is this worker's own row of it (layout.py)."""
-
-    __slots__ = (
-        "_counters",
-        "_living",
-        "_rows",
-        "at",
-        "epoch",
-        "gone",
-        "hashed",
-        "here",
-        "kind",
-        "shared",
-        "users",
-        "words",
-    )
-
-    def __init__(self, counters: Counters, kind: Kind, hashed: int) -> None:
-        self._counters = counters
-        self.epoch = -1
-        """Of `Counters.epoch`, when its rows were looked up."""
-        self._rows: Rows = []
-        self._living: Rows = []
-        self.here: Rows = []
-        """In the tables of workers that live, by the byte after the row's hash; this worker's first."""
-        self.gone: Rows = []
-        """In those of workers that are gone, likewise."""
-        self.kind = kind
-        self.hashed = hashed
-        self.users = 0
-        self.shared = True
-        self.words = counters.words
-        self.at = 0
-
-    def add(self, word: int, number: int) -> None:
-        """Add to a gauge of this worker."""
-        self.words[self.at + word] += number
-
-    def set(self, word: int, number: int) -> None:
-        """Replace a gauge of this worker."""
-        self.words[self.at + word] = number
-
-    def own(self, word: int) -> int:
-        return self.words[self.at + word]
-
-    def held(self, word: int = HELD_REQUESTS) -> int:
-        """A gauge, over all workers that live."""
-        total = 0
-        for words, at in self.living():
-            total += words[at + word]
-        return total
-
-    def rows(self) -> Rows:
-        """In all tables, for sums."""
-        if self._counters.current() != self.epoch:
-            self.resolve()
-        return self._rows
-
-    def living(self) -> Rows:
-        """In the tables of workers that live, for gauges."""
-        if self._counters.current() != self.epoch:
-            self.resolve()
-        return self._living
-
-    def resolve(self) -> None:
-        """Look up its rows. Due when `epoch` is not `Counters.current()`."""
-        self._rows = [(self.words, self.at)]
-        self._living = [(self.words, self.at)]
-        for peer in self._counters.peers.values():
-            at = layout.find(peer.words, self.hashed)
-            if at is None:
-                continue
-            if peer.this_boot or self.kind in _LASTING:
-                self._rows.append((peer.words, at))
-            if peer.alive:
-                self._living.append((peer.words, at))
-        living = {id(words) for words, _ in self._living}
-        self.here = [(words, 8 * at + 8) for words, at in self._living]
-        self.gone = [(words, 8 * at + 8) for words, at in self._rows if id(words) not in living]
-        self.epoch = self._counters.epoch
-
-
-class Peer:
-    """Another worker's table, and whether that worker lives."""
-
-    def __init__(self, path: Path, inode: int, boot: int) -> None:
-        self.words = layout.map_table(path)
-        self.inode = inode
-        self.this_boot = self.words[BOOT] == boot
-        self.alive = False
-        self.pidfd: int | None = None
-        self._process = (0, 0)
-
-    def look(self, boot: int) -> None:
-        """Whose table is it now?"""
-        process = (self.words[PID], self.words[START])
-        self.this_boot = self.words[BOOT] == boot
-        if process == self._process:
-            return
-        self.close()
-        self._process = process
-        pid, started = process
-        try:
-            self.pidfd = os.pidfd_open(pid) if pid and self.this_boot else None
-            self.alive = self.pidfd is not None and start_ticks(pid) == started and not _ended([self.pidfd])
-        except (FileNotFoundError, ProcessLookupError):
-            self.alive = False
-
-    def close(self) -> None:
-        """Nobody is waited for any more."""
-        self.alive = False
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
 
 
 class Counters:
@@ -256,7 +133,7 @@ class Counters:
     def drop_unused_gauges(self) -> None:
         """As `drop_unused`, but budgets stay. For after a snapshot, when all that is named has been claimed."""
         for hashed in self._rows.keys() - self._claimed.keys() - self._retired.keys():
-            if Kind(self.words[self._rows[hashed] + KIND]) not in _LASTING:
+            if Kind(self.words[self._rows[hashed] + KIND]) not in LASTING:
                 layout.remove(self.words, self._rows.pop(hashed))
 
     # Other workers
@@ -293,15 +170,15 @@ class Counters:
 
     def sweep(self) -> None:
         """Periodically: notice workers that have ended, give up the rows of retired subjects."""
-        ended = _ended([peer.pidfd for peer in self.peers.values() if peer.alive and peer.pidfd is not None])
+        gone = ended([peer.pidfd for peer in self.peers.values() if peer.alive and peer.pidfd is not None])
         for peer in self.peers.values():
-            if peer.pidfd in ended:
+            if peer.pidfd in gone:
                 peer.close()
                 self.epoch += 1
         for hashed, counter in list(self._retired.items()):
             if counter.own(HELD_REQUESTS) == 0 and counter.own(HELD_TOKENS) == 0:
                 del self._retired[hashed]
-                if counter.shared and counter.kind not in _LASTING:
+                if counter.shared and counter.kind not in LASTING:
                     layout.remove(self.words, self._rows.pop(hashed))
 
     def close(self) -> None:
@@ -310,11 +187,3 @@ class Counters:
         for peer in self.peers.values():
             peer.close()
         self._node.close()
-
-
-def _ended(pidfds: list[int]) -> set[int]:
-    """Those whose process has ended (it may still be waited for by its parent)."""
-    poller = select.poll()
-    for pidfd in pidfds:
-        poller.register(pidfd, select.POLLIN)
-    return {pidfd for pidfd, _ in poller.poll(0)}

@@ -8,91 +8,16 @@ stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from struct import Struct
 from typing import Final, Generic, Protocol, TypeVar
 
-from appliance.gateway.plane.limits import telling, windows
-from appliance.gateway.plane.limits.layout import HELD_TOKENS, Kind
+from appliance.gateway.plane.limits.layout import HELD_TOKENS
 from appliance.gateway.plane.limits.periods import KINDS, period_at, spent
+from appliance.gateway.plane.limits.rate import Rate
 from appliance.gateway.plane.limits.shared import Counters
-from appliance.gateway.plane.limits.windows import MINUTE_MS, REQUESTS, SUM_BITS, TOKENS
 from appliance.gateway.plane.schemas.limits import Budget, Limits
 
 Shard = TypeVar("Shard")
 UNLIMITED: Final = Limits()
-
-
-_LIVE: Final = (Struct("@4Q").unpack_from, Struct("@2Q16x2Q").unpack_from)
-"""Of a row after its hash: requests and tokens held, then a minute's requests and tokens, by the minute's parity."""
-_UNSETTLED_MS: Final = 2000
-"""How long into a minute another worker may still add to the one before."""
-
-
-class Rate:
-    """The limits of one key, service or tenant. `whose` is how an error names it."""
-
-    __slots__ = (
-        "_before",
-        "_before_epoch",
-        "_before_minute",
-        "concurrent",
-        "counter",
-        "limits",
-        "request_lines",
-        "requests",
-        "token_lines",
-        "tokens",
-        "whose",
-    )
-
-    def __init__(self, counters: Counters, name: str, whose: str, limits: Limits) -> None:
-        self._before = (0, 0)
-        self._before_minute = self._before_epoch = -1
-        self.counter = counters.claim(Kind.RATE, name)
-        self.limits = limits
-        self.whose = whose
-        self.requests = limits.requests_per_minute
-        self.tokens = limits.tokens_per_minute
-        self.concurrent = limits.concurrent_requests
-        self.request_lines = telling.lines(b"requests", self.requests or 0)
-        self.token_lines = telling.lines(b"tokens", self.tokens or 0)
-
-    def read(self, minute: int, elapsed_ms: int, epoch: int) -> tuple[int, int, int, int]:
-        """Of all workers: requests and tokens of the last 60 seconds, requests and tokens held now. `epoch`:
-        `Counters.current()`.
-        """
-        counter = self.counter
-        if counter.epoch != epoch:
-            counter.resolve()
-        unpack = _LIVE[minute & 1]
-        begun = minute << SUM_BITS
-        requests = tokens = held = reserved = 0
-        for words, at in counter.here:
-            holds, reserves, came, used = unpack(words, at)
-            held += holds
-            reserved += reserves
-            if came > begun:
-                requests += came - begun
-            if used > begun:
-                tokens += used - begun
-        for words, at in counter.gone:
-            _, _, came, used = unpack(words, at)
-            if came > begun:
-                requests += came - begun
-            if used > begun:
-                tokens += used - begun
-        if self._before_minute != minute or self._before_epoch != epoch or elapsed_ms < _UNSETTLED_MS:
-            rows = counter.rows()
-            self._before = (windows.sum_of(rows, REQUESTS, minute - 1), windows.sum_of(rows, TOKENS, minute - 1))
-            self._before_minute, self._before_epoch = minute, epoch
-        if self._before != _NONE:
-            left_ms = elapsed_ms - MINUTE_MS
-            requests -= self._before[0] * left_ms // MINUTE_MS
-            tokens -= self._before[1] * left_ms // MINUTE_MS
-        return requests, tokens, held, reserved
-
-
-_NONE: Final = (0, 0)
 
 
 class HardBudget:
@@ -141,14 +66,14 @@ class Subject:
 
 
 class Bounds:
-    """All that bounds the requests of a key to a service. `counts_tokens`: whether anything of it does."""
+    """All that bounds the requests of a key to a service. `all_tokens`: whether each of the rates limits tokens."""
 
-    __slots__ = ("budgets", "counts_tokens", "rates")
+    __slots__ = ("all_tokens", "budgets", "rates")
 
     def __init__(self, subjects: list[Subject]) -> None:
         self.rates = [each.rate for each in subjects if each.rate is not None]
         self.budgets = [budget for each in subjects for budget in each.budgets]
-        self.counts_tokens = bool(self.budgets) or any(rate.tokens is not None for rate in self.rates)
+        self.all_tokens = all(rate.tokens is not None for rate in self.rates)
 
 
 class Bounded(Protocol):

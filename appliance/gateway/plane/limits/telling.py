@@ -29,6 +29,16 @@ def fill(template: bytes, remaining: int, reset_ms: int) -> bytes:
     return template % (max(remaining, 0), _SECONDS[-(-reset_ms // 1000)])
 
 
+def fields(of_requests: bytes, requests: int, of_tokens: bytes, tokens: int, reset_ms: int) -> bytes:
+    """What is left of both, neither below zero; an empty template tells nothing."""
+    reset = _SECONDS[-(-reset_ms // 1000)]
+    if of_requests and of_tokens:
+        return (of_requests + of_tokens) % (requests, reset, tokens, reset)
+    if of_requests:
+        return of_requests % (requests, reset)
+    return of_tokens % (tokens, reset) if of_tokens else b""
+
+
 def too_many_requests(whose: str, limit: int, wait_ms: int, headers: bytes) -> Refusal:
     return _rate(
         "requests",

@@ -12,28 +12,19 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
-from appliance.gateway.plane.limits.layout import SUMS
-from appliance.gateway.plane.limits.shared import Rows
+from appliance.gateway.plane.limits.layout import SUMS, Rows
 
 MINUTE_MS: Final = 60_000
 REQUESTS: Final = SUMS
 TOKENS: Final = SUMS + 1
 """Where an even minute has them; an odd one two words on."""
 SUM_BITS: Final = 40
-_SUM: Final = (1 << SUM_BITS) - 1
+SUM: Final = (1 << SUM_BITS) - 1
 
 
 def now_ms() -> int:
     """Milliseconds since the machine's start."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-
-
-def add(words: memoryview[int], word: int, minute: int, number: int) -> None:
-    """Count in this worker's row: `word` is the index there of `REQUESTS` or `TOKENS`."""
-    word += 2 * (minute & 1)
-    stored = words[word]
-    begun = minute << SUM_BITS
-    words[word] = max(stored, begun) + number
 
 
 def sum_of(rows: Rows, word: int, minute: int) -> int:
@@ -43,7 +34,7 @@ def sum_of(rows: Rows, word: int, minute: int) -> int:
     for words, at in rows:
         stored = words[at + word]
         if stored >> SUM_BITS == minute:
-            total += stored & _SUM
+            total += stored & SUM
     return total
 
 
