@@ -43,7 +43,7 @@ DEEPSEEK_V3: dict[str, Any] = {
 
 
 def write(folder: Path, config: Mapping[str, Any], tensors: Tensors) -> Path:
-    """The folder, with `config.json` and files of full length without a block of data, each of at most 20,000 tensors."""
+    """The folder, with `config.json` and files of full length without data, each of at most 20,000 tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     header: dict[str, Any] = {}
