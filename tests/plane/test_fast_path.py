@@ -222,11 +222,12 @@ ASKED = st.builds(Asked, st.booleans(), st.booleans(), st.booleans())
 def test_both_ways_lead_to_the_same_bytes_and_books(
     slots: SlotTable, events: list[bytes], asked: Asked, data: st.DataObject
 ) -> None:
-    whole = [[encode_chunk(each)] for each in events]
-    cut = []
-    for (chunk,) in whole:
-        at = data.draw(st.integers(1, len(chunk) - 1))
-        cut.append([chunk[:at], chunk[at:]])
+    whole, cut = [], []
+    while events:
+        together = data.draw(st.sampled_from([1, 1, 1, 2, 3]))
+        chunks, events = b"".join(map(encode_chunk, events[:together])), events[together:]
+        whole.append([chunks])
+        cut.append([chunks[:-1], chunks[-1:]])
 
     short, long = passed(slots, asked, whole), passed(slots, asked, cut)
 
@@ -254,9 +255,8 @@ class Told:
         self.entries: list[tuple[int, int]] = []
         self._counter = counter
 
-    def streamed(self, completion: int, size: int) -> None:
-        self.entries.append((completion, size))
-        self._counter.total(9, completion)
+    def streamed(self, size: int) -> None:
+        self.entries.append((self._counter.completion, size))
 
 
 def test_the_short_way_is_taken_for_usual_events() -> None:
@@ -268,16 +268,31 @@ def test_the_short_way_is_taken_for_usual_events() -> None:
     assert fast is not None
 
     taken = [fast.take(encode_chunk(chunk_event("w", 9, count))) for count in (2, 3, 5, 1000)]
+    taken.append(fast.take(b"".join(encode_chunk(chunk_event("w", 9, count)) for count in (1001, 1005, 1006))))
 
     bare = chunk_event("w", 9, 0, usage=False)
-    assert (taken, written) == ([True] * 4, [encode_chunk(bare)] * 4)
-    assert books.entries == [(count, len(bare)) for count in (2, 3, 5, 1000)]
-    relay.feed(chunk_event("x", 9, 1001).replace(b"chatcmpl-1", b"chatcmpl-2"))
+    assert (taken, written) == ([True] * 5, [encode_chunk(bare)] * 4 + [encode_chunk(3 * bare)])
+    assert books.entries == [(count, len(bare)) for count in (2, 3, 5, 1000)] + [(1006, 3 * len(bare))]
+    assert counter.largest_chunk == 995
+    relay.feed(chunk_event("x", 9, 1007).replace(b"chatcmpl-1", b"chatcmpl-2"))
     other = relay.fast_path(books, written.append)
     assert other is not None
     assert other is not fast
     relay.feed(DONE)
     assert relay.fast_path(books, written.append) is None
+
+
+def test_what_is_not_all_of_the_shape_is_left_untouched() -> None:
+    relay, counter = relay_and_counter()
+    books, written = Told(counter), list[bytes]()
+    relay.feed(FIRST)
+    fast = relay.fast_path(books, written.append)
+    assert fast is not None
+    usual = encode_chunk(chunk_event("w", 9, 2))
+    for end in (encode_chunk(DONE), b"0\r\n\r\n", usual[:-1], usual, b"\r\n"):  # `usual`: its count does not grow
+        assert not fast.take(usual + end)
+    assert (books.entries, written, counter.completion) == ([], [], 1)
+    assert fast.take(usual)
 
 
 def relay_and_counter() -> tuple[StreamRelay, Counter]:

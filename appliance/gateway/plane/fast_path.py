@@ -24,8 +24,9 @@ _SIZE_LINES: Final = [size_line(length) for length in range(_LONGEST)]
 _CHOICES: Final = b'"choices":[{'
 _COMPLETION: Final = b'"completion_tokens":'
 _TOLD = re.compile(_COMPLETION + rb"(\d{1,9})")
-_END: Final = b"}\n\n\r\n"
-"""What is left behind the usage: the chunk's brace, the event's end, the end of the chunk in its coding."""
+_END: Final = b"}\n\n"
+"""What is left behind the usage: the chunk's brace and the event's end."""
+_CHUNK_END: Final = b"\n\n\r\n"
 
 
 class EventShape(NamedTuple):
@@ -49,20 +50,31 @@ def shape_of(data: bytes, at: int, prompt: int, rest: bytes) -> EventShape | Non
     if choices < 0 or data.find(b"{", 1, choices) >= 0:
         return None
     counts = b',"usage":{"prompt_tokens":%d,"total_tokens":%%d,' % prompt
-    tail = counts + _COMPLETION + b"%d" + rest + b"\n\n\r\n"
+    tail = counts + _COMPLETION + b"%d" + rest + _CHUNK_END
     return EventShape(b"data: " + data[: choices + len(_CHOICES)], tail, prompt)
 
 
 class Books(Protocol):
-    def streamed(self, completion: int, size: int) -> None:
-        """`size` bytes more of the answer came, and the tokens are `completion` now, which is more than before."""
+    def streamed(self, size: int) -> None:
+        """`size` bytes more of the answer came, and their tokens are counted."""
         ...
 
 
 class FastPath:
     """For a stream of one choice, at any moment between two of its events."""
 
-    __slots__ = ("_books", "_counter", "_prefix", "_prompt", "_sink", "_tail", "_usage_asked", "_write", "shape")
+    __slots__ = (
+        "_books",
+        "_completion",
+        "_counter",
+        "_prefix",
+        "_prompt",
+        "_sink",
+        "_tail",
+        "_whole",
+        "_write",
+        "shape",
+    )
 
     def __init__(
         self,
@@ -74,47 +86,74 @@ class FastPath:
         usage_asked: bool,
         sink: Callable[[bytes], None] | None,
     ) -> None:
-        """`write` gets whole chunks, `sink` (if any) what is in them. `usage_asked`: usage is left in."""
+        """`write` gets a chunk for each read, `sink` (if any) what is in it. `usage_asked`: usage is left in."""
         self.shape = shape
         self._prefix, self._tail, self._prompt = shape
         self._counter = counter
+        self._completion = 0
+        """What the event that was cut last tells."""
         self._books = books
         self._write = write
-        self._usage_asked = usage_asked
+        self._whole = usage_asked
         self._sink = sink
 
-    def take(self, piece: bytes) -> bool:
-        """Whether `piece`, read from the engine, is one event of the shape; then it is on its way to the client.
-        If not, nothing has happened.
+    def take(self, data: bytes) -> bool:
+        """Whether `data`, read from the engine, are events of the shape and nothing else; then they are on their way
+        to the client. If not, nothing has happened.
         """
+        counter = self._counter
+        payload = self._cut(data, counter.completion)
+        if payload is not None:
+            counter.total(self._prompt, self._completion)
+        else:
+            payload = self._cut_all(data)
+            if payload is None:
+                return False
+        size = len(payload)
+        self._books.streamed(size)
+        if self._sink is not None:
+            self._sink(payload)
+        self._write(b"%x\r\n%b\r\n" % (size, payload))
+        return True
+
+    def _cut(self, piece: bytes, before: int) -> bytes | None:
+        """What the client gets of a piece that is one event of the shape, with more than `before` tokens."""
         size = len(piece)
         if size >= _LONGEST:
-            return False
+            return None
         line = _SIZE_LINES[size]
         at = len(line)
         if not (piece.startswith(line) and piece.startswith(self._prefix, at)):
-            return False
-        before = self._counter.completion
+            return None
         completion = before + 1
         tail = self._tail % (self._prompt + completion, completion)
         if not piece.endswith(tail):
             completion = _told(piece)
             tail = self._tail % (self._prompt + completion, completion)
             if completion <= before or not piece.endswith(tail):
-                return False
+                return None
         end = size - len(tail)
         if completion > MOST_TOKENS or piece.find(b"\n", at, end) >= 0 or piece.find(b"\r", at, end) >= 0:
-            return False
-        if self._usage_asked:
-            framed, length = piece, size - at - 2
-        else:
-            length = end - at + 3
-            framed = b"%x\r\n%b%b" % (length, piece[at:end], _END)
-        self._books.streamed(completion, length)
-        if self._sink is not None:
-            self._sink(framed[-length - 2 : -2])
-        self._write(framed)
-        return True
+            return None
+        self._completion = completion
+        return piece[at:-2] if self._whole else piece[at:end] + _END
+
+    def _cut_all(self, data: bytes) -> bytes | None:
+        """As `_cut` for several pieces that were read at once, and their tokens counted."""
+        payloads: list[bytes] = []
+        counts = [self._counter.completion]
+        at = 0
+        while at < len(data):
+            end = data.find(_CHUNK_END, at) + len(_CHUNK_END)
+            payload = self._cut(data[at:end], counts[-1])
+            if payload is None:
+                return None
+            payloads.append(payload)
+            counts.append(self._completion)
+            at = end
+        for completion in counts[1:]:
+            self._counter.total(self._prompt, completion)
+        return b"".join(payloads)
 
 
 def _told(piece: bytes) -> int:

@@ -109,11 +109,10 @@ class Ledger:
             self._first = now
         return now
 
-    def streamed(self, completion: int, size: int) -> None:
-        """What came is `size` bytes for the client and brought the engine's count to `completion`."""
+    def streamed(self, size: int) -> None:
+        """What came is `size` bytes for the client, whose tokens are counted."""
         self.last = self._context.now()
         self.bytes_out += size
-        self.counter.total(self.counter.prompt, completion)
         self.keep()
 
     def keep(self) -> None:
