@@ -23,6 +23,7 @@ from appliance.gateway.plane.meter import estimate_tokens
 from appliance.gateway.plane.prepared import Prepared
 from appliance.gateway.plane.route import resolve
 from appliance.gateway.plane.routes import Body
+from appliance.gateway.plane.structs import Message, StreamOptions
 from appliance.gateway.plane.tables import ServiceTable
 
 if TYPE_CHECKING:
@@ -42,21 +43,8 @@ _decode_name = msgspec.json.Decoder(str | None).decode
 _decode_list = msgspec.json.Decoder(list[Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _NULL: Final = b"null"
-
-
-class StreamOptions(msgspec.Struct, omit_defaults=True):
-    """What the client may say about a stream. Unknown members are dropped."""
-
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str = ""
-
-
 _decode_options = msgspec.json.Decoder(StreamOptions | None).decode
-_decode_messages = msgspec.json.Decoder(list[_Message]).decode
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
 def prepare(request: Request, body: bytes, limiter: Limiter | None = None) -> Prepared | None:

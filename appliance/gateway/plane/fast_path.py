@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from appliance.gateway.plane.chunked import size_line
+from appliance.gateway.plane.structs import MOST_TOKENS
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.usage import Counter
 
-MOST_TOKENS: Final = 999_999_999
-"""Tokens of one request, whatever an engine says: its word must neither give a budget back nor overflow a count."""
 _LONGEST: Final = 2048
 """Bytes of a chunk with its framing; longer ones go the long way."""
 _SIZE_LINES: Final = [size_line(length) for length in range(_LONGEST)]

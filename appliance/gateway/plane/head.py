@@ -63,10 +63,8 @@ class RequestHead:
         """This head with another Content-Length."""
         if length == self.content_length:
             return self
-        other = RequestHead.__new__(RequestHead)
-        other.method, other.path, other.query = self.method, self.path, self.query
-        other.fields, other.http_1_0, other.chunked = self.fields, self.http_1_0, self.chunked
-        other.content_length, other.keep_alive = length, self.keep_alive
+        other = RequestHead(self.method, self.path, self.fields, http_1_0=self.http_1_0)
+        other.query, other.content_length = self.query, length
         return other
 
     @property

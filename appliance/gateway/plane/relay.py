@@ -15,6 +15,7 @@ from appliance.gateway.plane.defaults import GENERATIVE, Prepared
 from appliance.gateway.plane.errors import INVALID_REQUEST, Refusal, engine_failed, envelope, unavailable
 from appliance.gateway.plane.fast_path import Books, FastPath
 from appliance.gateway.plane.sse import EventSplitter, event_data
+from appliance.gateway.plane.structs import ErrorBody, Told
 from appliance.gateway.plane.usage import Counter, StreamMeter, usage_in_tail, usage_of_answer
 
 DONE: Final = b"[DONE]"
@@ -250,23 +251,13 @@ def refusal_of(status: int, message: str) -> Refusal:
     return engine_failed(502, "engine_error", "The engine failed to answer the request.")
 
 
-class _Told(msgspec.Struct):
-    message: str = ""
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Told | str | None = None
-    message: str = ""
-    detail: str | list[dict[str, object]] | dict[str, object] | None = None
-
-
 def _message(body: bytes) -> str:
     """The engine's message in the shapes that engines use; empty if it is none of them."""
     try:
-        told = msgspec.json.decode(body, type=_ErrorBody)
+        told = msgspec.json.decode(body, type=ErrorBody)
     except (msgspec.DecodeError, RecursionError):
         return ""
-    if isinstance(told.error, _Told):
+    if isinstance(told.error, Told):
         return told.error.message
     if isinstance(told.error, str):
         return told.error

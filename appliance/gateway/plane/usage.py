@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from appliance.gateway.plane.fast_path import MOST_TOKENS, EventShape, shape_of
+from appliance.gateway.plane.fast_path import EventShape, shape_of
+from appliance.gateway.plane.structs import MOST_TOKENS, Answer, Chunk, EngineError, Usage
 
 _MEMBER: Final = b',"usage":{'
 _AT_END = re.compile(
@@ -24,45 +25,8 @@ _DATA_AT: Final = len(b"data: ")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]:,]', re.DOTALL)
 
 
-class Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0
-    """The names of the responses route."""
-    output_tokens: int = 0
-
-    @property
-    def prompt(self) -> int:
-        return min(max(self.prompt_tokens or self.input_tokens, 0), MOST_TOKENS)
-
-    @property
-    def completion(self) -> int:
-        return min(max(self.completion_tokens or self.output_tokens, 0), MOST_TOKENS)
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-
-
-class EngineError(msgspec.Struct):
-    """What an error event of the engine says; 500 if it gives no status."""
-
-    message: str = ""
-    status: int = 500
-
-
-class Chunk(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: Usage | None = None
-    error: object = None
-
-
-class _Answer(msgspec.Struct):
-    usage: Usage | None = None
-
-
 _decode_chunk = msgspec.json.Decoder(Chunk).decode
-_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
 _decode_usage = msgspec.json.Decoder(Usage).decode
 
 
