@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from appliance.models.repository import ModelRepository
     from appliance.runtimes.catalog import Catalog
     from appliance.services.creation import Publishing
+    from appliance.services.discretion import HostPaths
     from appliance.services.views import Origin
     from gpu.operations import Blockers
 from tenants.provisions import Provisions
@@ -21,7 +22,9 @@ ReadLog = Callable[[str, int], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`origin` is what URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log."""
+    """`origin` is what URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log;
+    `host_paths` are hidden from tenants.
+    """
 
     activations: Activations
     catalog: Catalog
@@ -32,4 +35,5 @@ class Parts:
     pool_blockers: Blockers
     origin: Origin
     read_log: ReadLog
+    host_paths: HostPaths
     tenancy: Provisions

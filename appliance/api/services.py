@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any
@@ -53,7 +54,10 @@ async def list_services(
 ) -> Page[ServiceView]:
     """List services, newest first."""
     rows = await queries.page(work.scope, work.session, page, state=in_state, name=name, model=model)
-    items = await views.services(work.session, rows.items, context_of(request).parts.origin)
+    parts = context_of(request).parts
+    items = await views.services(work.session, rows.items, parts.origin)
+    if not _reads_all(work):
+        items = [parts.host_paths.service(item) for item in items]
     return Page(items=items, next_cursor=rows.next_cursor)
 
 
@@ -98,7 +102,7 @@ async def show_service(
 ) -> Response[ServiceView]:
     """Show a service by its name or id, with its deployments and replicas."""
     row = await queries.find(work.scope, work.session, service)
-    view = await views.service(work.session, row, context_of(request).parts.origin)
+    view = await _view(request, work, row)
     return with_etag(view, row.version)
 
 
@@ -191,12 +195,15 @@ async def delete_service(
     "/services/{service:str}/events", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS
 )
 async def list_service_events(
-    work: NamedDependency[Work], service: FromPath[str], page: NamedDependency[PageRequest]
+    request: AnyRequest, work: NamedDependency[Work], service: FromPath[str], page: NamedDependency[PageRequest]
 ) -> Page[EventView]:
     """What happened to the service, newest first."""
     row = await queries.find(work.scope, work.session, service)
     rows = await queries.events(work.session, row.id, page)
-    return Page(items=[views.event(event) for event in rows.items], next_cursor=rows.next_cursor)
+    items = [views.event(event) for event in rows.items]
+    if not _reads_all(work):
+        items = [context_of(request).parts.host_paths.event(item) for item in items]
+    return Page(items=items, next_cursor=rows.next_cursor)
 
 
 @get(
@@ -216,7 +223,9 @@ async def read_logs(
     async with open_work(request) as work:  # closed before the launcher is asked
         row = await queries.find(work.scope, work.session, service)
         chosen = await queries.replica(work.session, row.id, replica)
-    return await context_of(request).parts.read_log(chosen.id, tail)
+    parts = context_of(request).parts
+    text = await parts.read_log(chosen.id, tail)
+    return text if _reads_all(work) else await asyncio.to_thread(parts.host_paths.hide, text)
 
 
 def _switch(
@@ -236,7 +245,14 @@ async def _answer(request: AnyRequest, work: Work, row: ServiceRow, *, status: i
 
 async def _view(request: AnyRequest, work: Work, row: ServiceRow) -> ServiceView:
     await work.session.flush()
-    return await views.service(work.session, row, context_of(request).parts.origin)
+    parts = context_of(request).parts
+    view = await views.service(work.session, row, parts.origin)
+    return view if _reads_all(work) else parts.host_paths.service(view)
+
+
+def _reads_all(work: Work) -> bool:
+    """Whether the caller may know of the host's folders."""
+    return Permission.platform_read in work.actor.permissions
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

@@ -47,6 +47,7 @@ from appliance.runtimes.spec import RuntimeSpec
 from appliance.services import users
 from appliance.services.backoff import Backoff
 from appliance.services.creation import Publishing
+from appliance.services.discretion import HostPaths
 from appliance.services.logs import read_log
 from appliance.services.machinery import Machinery, Timing
 from appliance.services.published import Routes
@@ -131,6 +132,7 @@ def build(
             "https" if settings.gateway.tls else "http", settings.hostnames[0] if settings.hostnames else _LOOPBACK
         ),
         read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
+        host_paths=HostPaths(home.path, machinery.environments, [spec.folder for spec in catalog.all()]),
         tenancy=_provisions(settings, database, passwords, clock, sightings),
     )
     return Built(

@@ -43,6 +43,7 @@ def context(port: Port, desk: LoginDesk) -> Context:
         pool_blockers=elsewhere,
         origin=Origin("http", "appliance.test"),
         read_log=elsewhere,
+        host_paths=elsewhere,
         tenancy=provisions,
     )
     return Context(port, load({}), desk.database, desk.clock, desk.passwords, parts)
