@@ -123,6 +123,19 @@ def test_worker_lost_while_there_is_no_supervisor_is_recovered_by_the_next(
         assert gateway.record("lost").outcome == "worker_lost"
 
 
+def test_nothing_is_left_of_a_worker_that_is_not_started_again(own_gateway: Gateway) -> None:
+    own_gateway.workers = 2
+    with running(own_gateway) as gateway:
+        gateway.kill_supervisor()
+        os.kill(gateway.worker_pid(1), signal.SIGKILL)
+        gateway.workers = 1
+        gateway.publish(wait=False)
+        gateway.start()
+        gateway.await_serving()
+        left = [*(gateway.home / "run").glob("worker-1*"), wire.status_path(gateway.home, 1)]
+        assert [path.name for path in left if path.exists()] == ["worker-1.lock"]
+
+
 def test_gateway_restarts_without_the_control_plane(own_gateway: Gateway) -> None:
     with running(own_gateway) as gateway:
         assert gateway.ask(request(chat())).status == 200

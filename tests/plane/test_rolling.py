@@ -11,7 +11,7 @@ import pytest
 
 from tests.plane.fake_engine import DONE, FakeEngine, Gate, answer_chat
 from tests.plane.harness import Connection, Gateway, chat, request, running
-from tests.plane.test_life import processes_of
+from tests.plane.test_life import begun_stream, processes_of
 from tests.support.waiting import eventually
 
 WORKERS = 2
@@ -186,6 +186,26 @@ def test_stop_that_comes_while_the_program_is_replaced_ends_all(own_gateway: Gat
         begin_to_renew(gateway)
         assert gateway.stop(30) == 0
         assert processes_of(gateway) == []
+
+
+def test_usage_of_a_worker_that_dies_beside_its_successor_is_not_kept_waiting(
+    own_gateway: Gateway, own_engine: FakeEngine
+) -> None:
+    """The successor has another number, and would not look at what this one left."""
+    own_engine.script = Gate()
+    with running(own_gateway) as gateway, begun_stream(gateway, "lost"):
+        assert gateway.process is not None
+        old = gateway.worker_pid(0)
+        gateway.process.send_signal(signal.SIGHUP)
+        new = eventually(lambda: gateway.worker_pid(1), ignoring=(OSError, ValueError))
+        os.kill(new, signal.SIGSTOP)
+        try:
+            os.kill(old, signal.SIGKILL)
+            assert gateway.record("lost").outcome == "worker_lost"
+            eventually(lambda: worker_pids(gateway) == {new}, message="nothing is left of it")
+        finally:
+            os.kill(new, signal.SIGCONT)
+        gateway.workers = 0  # `stop` below looks at no numbers
 
 
 def begin_to_renew(gateway: Gateway) -> None:

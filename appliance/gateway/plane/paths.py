@@ -59,6 +59,12 @@ def worker_indexes(directory: Path, suffix: str = "") -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
+def forget_worker(home: Path, index: int) -> None:
+    """Remove what a worker that was killed has left beside its usage. Its lock must be held."""
+    for path in (pid_path, control_path, metrics_path, status_path):
+        path(home, index).unlink(missing_ok=True)
+
+
 def take_worker_lock(home: Path, index: int) -> int | None:
     """A descriptor that holds the lock of worker `index`, None if another process has it.
 

@@ -213,6 +213,10 @@ class Pool:
         self._reap_strangers()
         return ended
 
+    def uses_again(self, ended: WorkerProcess) -> bool:
+        """Whether the next worker of its seat gets its number, and so takes over what it has left."""
+        return ended.seat is not None and self._number.get(ended.seat) == ended.index
+
     def _reap_strangers(self) -> None:
         """Children that ended while this process became another program, and were not adopted."""
         known = {worker.pid for worker in self.workers.values()}

@@ -26,6 +26,7 @@ from appliance.gateway.plane.adoption import ANSWER_S
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.meter import recover
 from appliance.gateway.plane.paths import (
+    forget_worker,
     pid_path,
     prepare,
     snapshot_directory,
@@ -135,7 +136,7 @@ class Supervisor:
     def _reconcile(self) -> None:
         self._snapshot.poll()
         for ended in self._pool.reap():
-            if ended.draining:  # its number may not be used again for long
+            if not self._pool.uses_again(ended):
                 self._recover(ended.index)
         self._adopt(0.0)
         snapshot = self._snapshot.current
@@ -156,7 +157,7 @@ class Supervisor:
         self._sockets.report(version, len(self._pool.workers), self._snapshot.error)
 
     def _recover_unowned(self) -> None:
-        """Usage left by workers that will not be started again (their number was reduced while we were away)."""
+        """What is left by workers that died while we were away; they may not be started again under their numbers."""
         for index in worker_indexes(self._home / "gateway" / "spool"):
             self._recover(index)
 
@@ -166,6 +167,7 @@ class Supervisor:
             return
         try:
             recover(self._home, index, self._log)
+            forget_worker(self._home, index)
         except OSError as error:
             self._log.error("usage.not_recovered", worker=index, reason=str(error))
         finally:
