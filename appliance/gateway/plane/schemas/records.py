@@ -19,7 +19,20 @@ OUTCOMES: Final[tuple[Outcome, ...]] = (
 )
 
 
-class UsageRecord(Struct, frozen=True, tag="usage", omit_defaults=True):
+class Attempt(Struct, frozen=True):
+    """Of which request a record tells, and who served it for whom."""
+
+    record_id: str
+    request_id: str
+    at: float
+    """Unix seconds at which the request's head was complete."""
+    tenant_id: str
+    key_id: str
+    service_id: str
+    deployment_id: str
+
+
+class UsageRecord(Attempt, frozen=True, tag="usage", omit_defaults=True):
     """One attempt of one request. `record_id` is unique for ever; `request_id` is what the client saw (and may
     have chosen itself, so it is not unique).
 
@@ -30,14 +43,6 @@ class UsageRecord(Struct, frozen=True, tag="usage", omit_defaults=True):
     after it in all: their quotient is the mean time between tokens.
     """
 
-    record_id: str
-    request_id: str
-    at: float
-    """Unix seconds at which the request's head was complete."""
-    tenant_id: str
-    key_id: str
-    service_id: str
-    deployment_id: str
     replica_id: str
     route: str
     model: str
@@ -57,16 +62,21 @@ class UsageRecord(Struct, frozen=True, tag="usage", omit_defaults=True):
     inter_token_ms: float = 0.0
 
 
-class UsageRollup(Struct, frozen=True, tag="rollup", omit_defaults=True):
-    """The sums of many usage records, which it stands for: of one tenant, key, service and model within `span_s`
-    seconds from `at` (Unix seconds). `requests` counts them, `failed` those with a status of 400 or more, `cut`
-    those without a status, `estimated` those whose tokens the engine did not tell.
-    """
+class Summary(Struct, frozen=True):
+    """Of what within `span_s` seconds from `at` (Unix seconds) a record tells."""
 
     record_id: str
     at: float
     span_s: int
     tenant_id: str
+
+
+class UsageRollup(Summary, frozen=True, tag="rollup", omit_defaults=True):
+    """The sums of many usage records, which it stands for: of one tenant, key, service and model within `span_s`
+    seconds from `at` (Unix seconds). `requests` counts them, `failed` those with a status of 400 or more, `cut`
+    those without a status, `estimated` those whose tokens the engine did not tell.
+    """
+
     key_id: str
     service_id: str
     model: str
@@ -92,16 +102,12 @@ class Durations(Struct, frozen=True, omit_defaults=True):
     sum_s: float = 0.0
 
 
-class LatencyRecord(Struct, frozen=True, tag="latency", omit_defaults=True):
+class LatencyRecord(Summary, frozen=True, tag="latency", omit_defaults=True):
     """How fast one deployment was, for the requests that ended within `span_s` seconds from `at` (Unix seconds), as
     one worker saw it; records of several workers and times are merged. `tenant_id` owns the service. `failed` are
     requests with a status of 400 or more or without one. `first_token` and `inter_token` are of streams.
     """
 
-    record_id: str
-    at: float
-    span_s: int
-    tenant_id: str
     service_id: str
     deployment_id: str
     requests: int = 0
@@ -114,19 +120,12 @@ class LatencyRecord(Struct, frozen=True, tag="latency", omit_defaults=True):
     inter_token: Durations = Durations()
 
 
-class CaptureRecord(Struct, frozen=True, tag="capture", omit_defaults=True):
+class CaptureRecord(Attempt, frozen=True, tag="capture", omit_defaults=True):
     """A request and its answer. `record_id` is its usage record's. `tenant_id` is the key's, the service's owner may
     be another. `request` and `answer` are JSON texts (a stream as the one answer that it amounts to); one that was
     cut off at the service's bound is not whole, and is then marked so. `is_cut`: the answer did not come to its end.
     """
 
-    record_id: str
-    request_id: str
-    at: float
-    tenant_id: str
-    key_id: str
-    service_id: str
-    deployment_id: str
     route: str
     model: str
     status: int
