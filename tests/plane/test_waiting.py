@@ -13,7 +13,7 @@ from appliance.gateway.plane.limits.layout import HELD_TOKENS
 from appliance.gateway.plane.shares import PATIENCE_S
 from appliance.gateway.plane.waiting import LOOK_S
 from appliance.gateway.plane.waking import PROGRESS_S, REPEAT_S
-from tests.plane.virtual import Node, Visit, Worker, request, service
+from tests.plane.virtual import Loop, Node, Visit, Worker, request, service
 
 LOG = logging.getLogger(__name__)
 
@@ -224,13 +224,18 @@ def test_removed_service_refuses_what_waits(tmp_path: Path) -> None:
     assert (waiting.began, worker.room.queues) == (None, {})
 
 
+def own_and_guest_that_wait(worker: Worker, loop: Loop, shard: wire.ServiceShard) -> tuple[Visit, Visit]:
+    """Behind one request that has the only place."""
+    worker.ask(request(shard))
+    loop.run(0.01)
+    return worker.ask(request(shard)), worker.ask(request(shard, "guest"))
+
+
 def test_service_that_is_closed_to_a_tenant_refuses_its_waiting_requests_alone(tmp_path: Path) -> None:
     shard = service(places=1)
     made = node(tmp_path, shard)
     (worker,) = made.workers
-    worker.ask(request(shard))
-    made.loop.run(0.01)
-    own, guest = worker.ask(request(shard)), worker.ask(request(shard, "guest"))
+    own, guest = own_and_guest_that_wait(worker, made.loop, shard)
     worker.apply(msgspec.structs.replace(shard, shared_with=[]))
     assert own.refusal is None
     assert guest.refusal is not None
@@ -241,9 +246,7 @@ def test_revoked_key_is_refused_while_its_request_waits(tmp_path: Path) -> None:
     shard = service(places=1)
     made = node(tmp_path, shard)
     (worker,) = made.workers
-    worker.ask(request(shard))
-    made.loop.run(0.01)
-    own, guest = worker.ask(request(shard)), worker.ask(request(shard, "guest"))
+    own, guest = own_and_guest_that_wait(worker, made.loop, shard)
     del worker.keys["guest"]
     worker.apply(shard)
     assert own.refusal is None
