@@ -8,9 +8,9 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.options import client_command, given, limit_option, require_change
-from appliance.cli.output import show_list, show_object
-from appliance.cli.resources import Kind, add_delete, add_show
+from appliance.cli.options import client_command, given, require_change
+from appliance.cli.output import show_object
+from appliance.cli.resources import Kind, add_delete, add_list, add_show
 from appliance.cli.sizes import SIZE, readable
 
 KIND = Kind(
@@ -69,17 +69,11 @@ def _body(members: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-@flavor.command("list")
-@limit_option
-@client_command
-def list_(connection: Connection, *, as_json: bool, limit: int | None) -> None:
-    """List the sizes that replicas come in."""
-    items = connection.pages(KIND.path, limit=limit)
-    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
-
-
 def _row(item: dict[str, Any]) -> dict[str, Any]:
     return item | {"memory": readable(item["memory_bytes"]), "tmp": readable(item["tmp_bytes"])}
+
+
+add_list(flavor, KIND, "List the sizes that replicas come in.", _row)
 
 
 add_show(flavor, KIND, "Show one flavor.")

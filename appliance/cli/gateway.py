@@ -8,9 +8,9 @@ import click
 
 from appliance.cli.connection import Connection
 from appliance.cli.gateway_host import roll, top
-from appliance.cli.options import client_command, confirm, given, limit_option, require_change, yes_option
+from appliance.cli.options import client_command, confirm, given, require_change, yes_option
 from appliance.cli.output import show_done, show_list, show_object
-from appliance.cli.resources import Kind, add_delete
+from appliance.cli.resources import Kind, add_delete, add_list
 
 KIND = Kind(
     "gateway",
@@ -50,18 +50,12 @@ def create(name: str, connection: Connection, *, as_json: bool, **members: Any) 
     show_object(connection.create(KIND.path, given(name=name, **members)), as_json=as_json)
 
 
-@gateway.command("list")
-@limit_option
-@client_command
-def list_(connection: Connection, *, as_json: bool, limit: int | None) -> None:
-    """List gateways with their free ports, newest first."""
-    items = connection.pages(KIND.path, limit=limit)
-    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
-
-
 def _row(item: dict[str, Any]) -> dict[str, Any]:
     first, last = item["first_port"], item["first_port"] + item["port_count"] - 1
     return item | {"ports": f"{first}-{last}", "free": f"{len(item['free_ports'])} of {item['port_count']}"}
+
+
+add_list(gateway, KIND, "List gateways with their free ports, newest first.", _row)
 
 
 @gateway.command("show")

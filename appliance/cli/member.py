@@ -7,7 +7,7 @@ import click
 from appliance.cli.connection import Connection
 from appliance.cli.options import client_command, confirm, given, yes_option
 from appliance.cli.output import show_done, show_object
-from appliance.cli.resources import Kind, add_list
+from appliance.cli.resources import Kind, add_list, add_reset_password
 
 KIND = Kind(
     "member", "members", (("NAME", "name"), ("DISPLAY NAME", "display_name"), ("ROLE", "role"), ("USER", "user_id"))
@@ -55,11 +55,6 @@ def remove(name: str, connection: Connection, *, as_json: bool, yes: bool) -> No
     show_done(KIND.noun, name, "removed", as_json=as_json)
 
 
-@member.command("reset-password")
-@click.argument("name")
-@yes_option
-@client_command
-def reset_password(name: str, connection: Connection, *, as_json: bool, yes: bool) -> None:
-    """Give a member of this tenant alone a one-time password, shown this once; all logins end."""
-    confirm(f"End all logins of {name} and set a new password?", yes=yes)
-    show_object(connection.post(f"{KIND.one(name)}/password"), as_json=as_json)
+add_reset_password(
+    member, KIND, "Give a member of this tenant alone a one-time password, shown this once; all logins end."
+)

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.options import client_command, given, limit_option, require_change
-from appliance.cli.output import show_list, show_object
-from appliance.cli.resources import Kind, add_delete, add_show
+from appliance.cli.options import client_command, given, require_change
+from appliance.cli.output import show_object
+from appliance.cli.resources import Kind, add_delete, add_list, add_show
 
 KIND = Kind(
     "pool",
@@ -31,18 +31,12 @@ def create(name: str, connection: Connection, *, as_json: bool, description: str
     show_object(connection.create(KIND.path, given(name=name, description=description)), as_json=as_json)
 
 
-@pool.command("list")
-@limit_option
-@client_command
-def list_(connection: Connection, *, as_json: bool, limit: int | None) -> None:
-    """List pools with their devices, newest first."""
-    items = connection.pages(KIND.path, limit=limit)
-    show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
-
-
 def _row(item: dict[str, Any]) -> dict[str, Any]:
     groups = [f"{group['model']} ({group['free']} of {group['total']} free)" for group in item["devices"]]
     return item | {"groups": groups}
+
+
+add_list(pool, KIND, "List pools with their devices, newest first.", _row)
 
 
 add_show(pool, KIND, "Show one pool.")

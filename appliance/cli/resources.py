@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import click
 
@@ -23,12 +25,21 @@ class Kind:
         return f"{self.path}/{segment(name)}"
 
 
-def add_list(group: click.Group, kind: Kind, description: str) -> None:
+def _as_it_is(item: dict[str, Any]) -> dict[str, Any]:
+    return item
+
+
+def add_list(
+    group: click.Group, kind: Kind, description: str, row: Callable[[dict[str, Any]], dict[str, Any]] = _as_it_is
+) -> None:
+    """`row`: what people are shown of an object; programs get it as it is."""
+
     @group.command("list", help=description)
     @limit_option
     @client_command
     def list_(connection: Connection, *, as_json: bool, limit: int | None) -> None:
-        show_list(connection.pages(kind.path, limit=limit), kind.columns, as_json=as_json)
+        items = connection.pages(kind.path, limit=limit)
+        show_list(items if as_json else map(row, items), kind.columns, as_json=as_json)
 
 
 def add_show(group: click.Group, kind: Kind, description: str) -> None:
@@ -37,6 +48,16 @@ def add_show(group: click.Group, kind: Kind, description: str) -> None:
     @client_command
     def show(name: str, connection: Connection, *, as_json: bool) -> None:
         show_object(connection.get(kind.one(name)), as_json=as_json)
+
+
+def add_reset_password(group: click.Group, kind: Kind, description: str) -> None:
+    @group.command("reset-password", help=description)
+    @click.argument("name")
+    @yes_option
+    @client_command
+    def reset_password(name: str, connection: Connection, *, as_json: bool, yes: bool) -> None:
+        confirm(f"End all logins of {name} and set a new password?", yes=yes)
+        show_object(connection.post(f"{kind.one(name)}/password"), as_json=as_json)
 
 
 def add_delete(group: click.Group, kind: Kind, description: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.options import client_command, confirm, given, require_change, yes_option
+from appliance.cli.options import client_command, given, require_change
 from appliance.cli.output import show_object
-from appliance.cli.resources import Kind, add_delete, add_list, add_show
+from appliance.cli.resources import Kind, add_delete, add_list, add_reset_password, add_show
 
 KIND = Kind(
     "user",
@@ -63,14 +63,7 @@ def update(
     show_object(connection.patch(KIND.one(name), body), as_json=as_json)
 
 
-@user.command("reset-password")
-@click.argument("name")
-@yes_option
-@client_command
-def reset_password(name: str, connection: Connection, *, as_json: bool, yes: bool) -> None:
-    """Give a user a one-time password, shown this once; all logins end."""
-    confirm(f"End all logins of {name} and set a new password?", yes=yes)
-    show_object(connection.post(f"{KIND.one(name)}/password"), as_json=as_json)
+add_reset_password(user, KIND, "Give a user a one-time password, shown this once; all logins end.")
 
 
 add_delete(user, KIND, "Delete a user with memberships and logins.")
