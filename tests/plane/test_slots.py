@@ -8,7 +8,7 @@ import pytest
 
 from appliance.gateway.plane import wire
 from appliance.gateway.plane.frames import encode_frame, read_frames
-from appliance.gateway.plane.meter import encode_record, recover, tail_bound, usage_record
+from appliance.gateway.plane.meter import billed, encode_record, recover, tail_bound, usage_record
 from appliance.gateway.plane.paths import prepare, spool_directory
 from appliance.gateway.plane.slots import CAPACITY, SLOTS, Ending, Progress, SlotTable, end_left_over, read_left_overs
 from tests.plane.records import LOG, identity, record
@@ -130,3 +130,27 @@ def test_tail_is_bounded_by_rate_and_by_what_was_asked_for(
     progress: Progress, limit: int, until: float, bound: int
 ) -> None:
     assert tail_bound(identity(0, token_limit=limit), progress, until) == bound
+
+
+@pytest.mark.parametrize(
+    ("limits", "told", "counted"),
+    [
+        ({}, (10**9, 10**9), (10**9, 10**9)),  # nothing is known of what could be
+        ({"token_limit": 64}, (24, 10**9), (24, 64)),
+        ({"token_limit": 64}, (24, 64), (24, 64)),
+        ({"context": 4096}, (10**9, 10**9), (4096, 4096)),
+        ({"context": 4096, "token_limit": 64}, (24, 65), (24, 64)),
+    ],
+)
+def test_engine_is_believed_as_far_as_it_can_be_true(
+    limits: dict[str, int], told: tuple[int, int], counted: tuple[int, int]
+) -> None:
+    progress = Progress(*told, 1, 0, 1.0, 2.0, 3.0)
+    assert billed(identity(0, **limits), progress, Ending(200, "completed", 4.0)) == counted
+
+
+def test_estimate_is_billed_of_what_reached_an_engine_that_told_nothing() -> None:
+    progress = Progress(0, 3, 1, 0, 1.0, 2.0, 3.0)
+    assert billed(identity(0), progress, Ending(200, "client_cut", 4.0)) == (5, 3)
+    assert billed(identity(0), progress, Ending(502, "upstream_error", 4.0)) == (0, 3)
+    assert billed(identity(0), progress, Ending(503, "client_cut", 4.0, reached=False)) == (0, 3)

@@ -200,6 +200,17 @@ def test_client_that_leaves_stops_the_engine_within_a_second(gateway: Gateway, e
     assert (record.estimated, record.tail_tokens > 0) == (False, True)
 
 
+def test_end_behind_more_than_is_read_ahead_is_seen_within_a_second(gateway: Gateway, engine: FakeEngine) -> None:
+    engine.script = hold
+    ahead = request(method="GET", path="/healthz")
+    with gateway.connect() as connection:
+        connection.send(request(chat(), fields={"X-Request-Id": "left-ahead"}))
+        eventually(lambda: engine.requests)
+        connection.send(ahead * (128 * 1024 // len(ahead)))
+    assert engine.requests[0].gone.wait(1)
+    assert gateway.record("left-ahead").outcome == "client_cut"
+
+
 def test_client_that_leaves_before_the_answer_pays_its_prompt(gateway: Gateway, engine: FakeEngine) -> None:
     engine.script = hold
     with gateway.connect() as connection:

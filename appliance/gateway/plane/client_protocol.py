@@ -3,7 +3,9 @@
     head -> (body) -> busy -> head ...      or -> ending
 
 Pipelined requests wait in the buffer (bounded; then reading stops) and are answered in order. While the client does
-not read, nothing more is taken from the engine, nor is a further request begun: memory stays bounded.
+not read, nothing more is taken from the engine, nor is a further request begun: memory stays bounded. Of a client that
+is not read any more, the kernel is asked a few times a second whether it has left; only an end that it could not send,
+because all buffers on its way are full, is seen with the next byte that is written to it, or at the request's end.
 
 A client that ends its sending direction has left, and its request is cut. HTTP/1.1 would allow it to wait for its
 answer (RFC 9112, 9.6 says only how a server ends); but a vanished client looks the same, tokens are dear, and nginx
@@ -13,6 +15,7 @@ and Envoy in front of an engine decide alike.
 from __future__ import annotations
 
 import asyncio
+import select
 import time
 from typing import Final
 
@@ -57,6 +60,7 @@ class ClientConnection(AnsweringConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._context.held_back.discard(self)
         self._context.disconnected(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -91,6 +95,7 @@ class ClientConnection(AnsweringConnection):
         if self._state is State.BUSY or self._writing_paused:
             if len(self._buffer) > MAX_PIPELINED:
                 self.pause_reading()
+                self._context.held_back.add(self)
             return
         self._process()
 
@@ -108,6 +113,17 @@ class ClientConnection(AnsweringConnection):
             self.close()
         else:
             self._refuse_framing(Refusal(408, "request_timeout", "The request did not arrive in time.", close=True))
+
+    def look_for_end(self) -> None:
+        """The loop does not tell of an end that stands behind what is not read: ask the kernel."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        poller = select.poll()
+        poller.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poller.poll(0):
+            self.eof_received()
+            self.abort()
 
     def drain(self) -> None:
         """Close as soon as no answer is owed. A new connection's first request may already be on its way."""
@@ -142,6 +158,7 @@ class ClientConnection(AnsweringConnection):
             self._processing = False
         waits = self._state is State.BUSY or self._writing_paused
         if self._reading_paused and not waits and len(self._buffer) <= MAX_PIPELINED:
+            self._context.held_back.discard(self)
             self.resume_reading()
 
     def _step(self) -> bool:

@@ -66,6 +66,8 @@ class Context:
         self.ids = RequestIds()
         self.date = DateHeader()
         self.connections = Connections()
+        self.held_back: set[ClientConnection] = set()
+        """Those that are not read for now: they have sent ahead too much."""
         self.draining = False
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""

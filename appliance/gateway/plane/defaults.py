@@ -150,6 +150,7 @@ def _limit_tokens(members: dict[str, Raw], request: Request, prepared: Prepared,
             members["max_tokens"] = Raw(_encode(asked))
             prepared.limit_inserted = True
     prepared.token_limit = (asked or 0) * answers
+    prepared.context = (service.shard.context_tokens or 0) * answers
 
 
 def _asked_tokens(members: dict[str, Raw], names: tuple[str, ...], service: ServiceTable) -> int | None:

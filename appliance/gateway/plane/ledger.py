@@ -194,6 +194,7 @@ class Ledger:
             prepared.prompt_estimate if prepared is not None else 0,
             prepared.token_limit if prepared is not None else 0,
             prepared.choices if prepared is not None else 1,
+            prepared.context if prepared is not None else 0,
             grant.charge if grant is not None else 0,
             grant.hashes if grant is not None else b"",
         )

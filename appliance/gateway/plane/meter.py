@@ -74,11 +74,22 @@ def tail_bound(identity: RequestIdentity, progress: Progress, until: float) -> i
 def billed(identity: RequestIdentity, progress: Progress, ending: Ending) -> tuple[int, int]:
     """Prompt and completion tokens. The counts are the engine's own if it told its prompt's (each of its counts is
     cumulative); else they are estimates. What has not reached an engine has none.
+
+    An engine's image may be anybody's, and its word is charged to the caller's budget: it is believed as far as it can
+    be true. No prompt is longer than the context, no answer than the context or than was allowed.
     """
-    if progress.prompt_tokens > 0:
-        return progress.prompt_tokens, progress.completion_tokens
+    prompt, completion = progress.prompt_tokens, progress.completion_tokens
+    context = identity.context
+    if context:
+        prompt = min(prompt, context)
+        completion = min(completion, context)
+    limit = identity.token_limit
+    if limit and completion > limit:
+        completion = limit
+    if prompt > 0:
+        return prompt, completion
     due = ending.reached and ending.outcome in _PROMPT_IS_DUE
-    return identity.prompt_estimate if due else 0, progress.completion_tokens
+    return identity.prompt_estimate if due else 0, completion
 
 
 def usage_record(identity: RequestIdentity, progress: Progress, ending: Ending) -> UsageRecord:

@@ -69,6 +69,8 @@ class RequestIdentity(msgspec.Struct, frozen=True, omit_defaults=True):
     token_limit: int = 0
     """The most tokens that the request allows over all its choices; 0: not limited."""
     choices: int = 1
+    context: int = 0
+    """The most tokens that all its prompts, or all its answers, can have by the model's context; 0: not known."""
     charge: int = 0
     """Names it where its tokens are charged to `budgets` (limits/charge.py); 0 if there are none."""
     budgets: bytes = b""

@@ -208,6 +208,8 @@ class Worker:
         context.counters.sweep()
         for connection in [each for each in context.connections if each.deadline <= now]:
             connection.check_deadline(now)
+        for connection in list(context.held_back):
+            connection.look_for_end()
         for replica in context.backends:
             while replica.idle and now - replica.idle[0].idle_since > IDLE_S:
                 replica.idle.pop(0).close()
