@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from gpu.requests import Cause, PlacementRequest, Reason, Rejection
 from gpu.snapshot import DeviceView, NodeView, PoolView
 from gpu.states import DeviceState, NodeState, Vendor
-from gpu.wording import compared, counted, either, listed, number
+from gpu.wording import compared, counted, either, gib, listed, number
 
 _Devices = Mapping[str, Sequence[DeviceView]]
 
@@ -38,7 +38,7 @@ def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
         yield Cause.device_state
     if device.holder is not None:
         yield Cause.device_held
-    if device.memory_bytes < request.device_memory_bytes:
+    if device.memory_usable < request.device_memory_bytes:
         yield Cause.device_memory
 
 
@@ -75,7 +75,7 @@ def _texts(request: PlacementRequest) -> dict[Cause, str]:
         Cause.device_model: f"ruled out: {excluded}",
         Cause.device_state: "fenced, stale or absent",
         Cause.device_held: "held by other replicas",
-        Cause.device_memory: f"with less memory than the {on_device} needed",
+        Cause.device_memory: f"with less memory than the {on_device} needed, without what others hold of it",
     }
 
 
@@ -130,11 +130,11 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
         counts = Counter("held by replicas" if device.holder else str(device.state) for device in admissible)
         detail = listed([f"{count} {what}" for what, count in sorted(counts.items())])
         return f"pool {pool.name} has no free device{kind}: {detail}"
-    largest = max(device.memory_bytes for device in free)
+    largest = max(device.memory_usable for device in free)
     if largest < request.device_memory_bytes:
         needed, has = compared(request.device_memory_bytes, largest)
         each = f" on each of {request.devices} devices" if request.devices > 1 else ""
-        return f"the model needs {needed}{each}, the largest free device of pool {pool.name} has {has}"
+        return f"the model needs {needed}{each}, the largest free device of pool {pool.name} has {has}{_others(free)}"
     groups = [(_usable_group(devices[node.id], request), node.name) for node in nodes]
     most, name = min(groups, key=lambda group: (-group[0], group[1]))
     if most < request.devices:
@@ -143,6 +143,12 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
             f"the most, {most}"
         )
     return ""
+
+
+def _others(free: Sequence[DeviceView]) -> str:
+    """What of the free devices' memory is not free, because others than the appliance use it."""
+    held = sum(device.memory_foreign for device in free)
+    return f" (other programs hold {gib(held)})" if held else ""
 
 
 def _vendors(request: PlacementRequest) -> str:

@@ -149,6 +149,7 @@ def _device(row: Row[Any]) -> DeviceView:
         uuid=row.uuid,
         minor=row.minor,
         memory_bytes=row.memory_bytes,
+        memory_foreign=row.memory_foreign_bytes or 0,
         compute_capability=row.compute_capability,
         state=DeviceState(row.state),
         reason=row.reason,

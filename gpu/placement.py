@@ -64,7 +64,7 @@ def _fits(node: NodeView, devices: Sequence[DeviceView], request: PlacementReque
             equal[device.vendor, device.model].append(device)
     for (vendor, model), group in equal.items():
         if len(group) >= request.devices:
-            group.sort(key=lambda device: (device.memory_bytes, device.index, device.id))
+            group.sort(key=lambda device: (device.memory_bytes, device.memory_foreign, device.index, device.id))
             chosen = sorted(group[: request.devices], key=lambda device: (device.index, device.id))
             preference = request.vendors.index(vendor) if request.vendors else 0
             left = len(group) - request.devices
@@ -77,5 +77,5 @@ def _suits(device: DeviceView, request: PlacementRequest) -> bool:
     return (
         (not request.vendors or device.vendor in request.vendors)
         and device.model not in request.excluded_models
-        and device.memory_bytes >= request.device_memory_bytes
+        and device.memory_usable >= request.device_memory_bytes
     )

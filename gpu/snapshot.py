@@ -30,7 +30,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
-    """`holder` is the replica that leases the device."""
+    """`holder` is the replica that leases the device; `memory_foreign` is held by processes that are no replica's."""
 
     id: str
     node_id: str
@@ -40,6 +40,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     uuid: str
     minor: int | None = None
     memory_bytes: int
+    memory_foreign: int = 0
     compute_capability: str | None = None
     state: DeviceState = DeviceState.healthy
     reason: str | None = None
@@ -48,6 +49,10 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     @property
     def is_free(self) -> bool:
         return self.state is DeviceState.healthy and self.holder is None
+
+    @property
+    def memory_usable(self) -> int:
+        return max(0, self.memory_bytes - self.memory_foreign)
 
 
 class ComputeSnapshot(Struct, frozen=True):

@@ -63,6 +63,7 @@ def devices(draw: st.DrawFn, on: str, index: int) -> DeviceView:
         vendor=draw(_vendors),
         model=draw(_models),
         memory_bytes=draw(_sizes),
+        memory_foreign=draw(st.sampled_from([0, 0, 10 * GIB])),
         state=draw(st.sampled_from([DeviceState.healthy, DeviceState.healthy, *DeviceState])),
         holder=draw(st.sampled_from([None, None, "rpl_x"])),
     )

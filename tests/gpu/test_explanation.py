@@ -23,6 +23,11 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
         {"devices": 1, "device_memory_bytes": int(26.1 * GIB)},
     ),
     (
+        "the model needs 9.0 GiB, the largest free device of pool default has 8.0 GiB (other programs hold 16.0 GiB)",
+        [node(), device(memory_foreign=16 * GIB)],
+        {"devices": 1, "device_memory_bytes": 9 * GIB},
+    ),
+    (
         "the model needs 24.02 GiB on each of 2 devices, the largest free device of pool default has 24.00 GiB",
         [node(), device(0), device(1)],
         {"devices": 2, "device_memory_bytes": int(24.02 * GIB)},
@@ -89,5 +94,9 @@ def test_the_reasons_are_grouped_by_cause() -> None:
     assert isinstance(answer, Rejection)
     assert [(reason.cause, reason.devices, reason.text) for reason in answer.reasons] == [
         (Cause.device_held, ("dev_n1_0", "dev_n1_1"), "2 devices held by other replicas"),
-        (Cause.device_memory, ("dev_n1_2",), "1 device with less memory than the 2.0 GiB needed"),
+        (
+            Cause.device_memory,
+            ("dev_n1_2",),
+            "1 device with less memory than the 2.0 GiB needed, without what others hold of it",
+        ),
     ]

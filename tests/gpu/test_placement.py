@@ -29,7 +29,11 @@ def test_a_plan_keeps_every_condition(fleet: ComputeSnapshot, wanted: PlacementR
     assert host.memory_free >= wanted.memory_bytes
     assert len(chosen) == len(set(plan.device_ids)) == wanted.devices
     assert all(member.is_free and member.node_id == host.id for member in chosen)
-    assert all(member.memory_bytes >= wanted.device_memory_bytes for member in chosen)
+    assert all(
+        member.memory_bytes - member.memory_foreign >= wanted.device_memory_bytes
+        for member in chosen
+        if wanted.device_memory_bytes
+    )
     assert all(not wanted.vendors or member.vendor in wanted.vendors for member in chosen)
     assert all(member.model not in wanted.excluded_models for member in chosen)
     assert len({(member.vendor, member.model) for member in chosen}) <= 1
@@ -106,7 +110,9 @@ _HOLDS: dict[Cause, Callable[[Any, ComputeSnapshot, PlacementRequest], bool]] = 
     Cause.device_model: lambda member, _, wanted: member.model in wanted.excluded_models,
     Cause.device_state: lambda member, _, __: member.state is not DeviceState.healthy,
     Cause.device_held: lambda member, _, __: member.holder is not None,
-    Cause.device_memory: lambda member, _, wanted: member.memory_bytes < wanted.device_memory_bytes,
+    Cause.device_memory: lambda member, _, wanted: (
+        max(0, member.memory_bytes - member.memory_foreign) < wanted.device_memory_bytes
+    ),
 }
 
 
@@ -151,7 +157,7 @@ def _repaired_device(member: DeviceView, cause: Cause, wanted: PlacementRequest)
         case Cause.device_held:
             return replace(member, holder=None)
         case _:
-            return replace(member, memory_bytes=wanted.device_memory_bytes)
+            return replace(member, memory_bytes=wanted.device_memory_bytes, memory_foreign=0)
 
 
 def test_the_preferred_vendor_comes_first() -> None:
@@ -164,6 +170,13 @@ def test_the_smallest_device_that_suffices_is_taken() -> None:
     fleet = snapshot(node(), device(0, model="H100", memory_bytes=80 * GIB), device(1))
     assert place(fleet, request(devices=1, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_1",))
     assert place(fleet, request(devices=1, device_memory_bytes=30 * GIB)) == Plan("nod_n1", ("dev_n1_0",))
+
+
+def test_memory_that_others_hold_is_not_promised() -> None:
+    fleet = snapshot(node(), device(0, memory_foreign=10 * GIB), device(1, memory_foreign=2 * GIB), device(2))
+    assert place(fleet, request(devices=1, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_2",))
+    assert place(fleet, request(devices=2, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_1", "dev_n1_2"))
+    assert isinstance(place(fleet, request(devices=3, device_memory_bytes=20 * GIB)), Rejection)
 
 
 def test_large_holes_stay_whole() -> None:
