@@ -4,7 +4,8 @@ The event loop's own TLS keeps a read buffer of 256 KiB for every connection tha
 cipher text go through two buffers that all connections of the process share (the loop fills one, and it is emptied
 before anything else runs), in pieces of a record's size. So an idle connection holds little more than OpenSSL's
 state, whatever went over it before. All that is written is encrypted at once and waits, if it has to, in the plain
-transport's buffer: the bounds of that one are the connection's.
+transport's buffer: the bounds of that one are the connection's. What TLS itself answers (to a change of keys) goes
+there, too, and nobody above hears of it: a peer that asks and does not read is not read either.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     __slots__ = (
         "_above",
+        "_above_reads",
+        "_backed_up",
         "_below",
         "_context",
         "_established",
+        "_held_back",
         "_idle_deadline",
         "_incoming",
         "_outgoing",
@@ -54,6 +58,11 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._sent_end = False
         """Nothing more is written, and what still comes is not decrypted."""
         self._idle_deadline = above.deadline
+        self._backed_up = False
+        """The peer does not read: more than the bound waits to be sent."""
+        self._held_back = False
+        """It is not read because of that; else it is as the connection above wants it."""
+        self._above_reads = True
 
     # asyncio.Protocol, called by the plain transport
 
@@ -67,9 +76,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._above.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        self._backed_up = True
         self._above.pause_writing()
 
     def resume_writing(self) -> None:
+        self._backed_up = False
+        if self._held_back:
+            self._held_back = False
+            if self._above_reads:
+                self.resume_reading()
         self._above.resume_writing()
 
     def eof_received(self) -> None:
@@ -92,6 +107,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return
         if self._outgoing.pending:  # of a handshake, or the answer to a change of keys
             self._flush()
+            if self._backed_up and self._below is not None and not self._below.is_closing():
+                self._held_back = True
+                self._below.pause_reading()
         if size:
             self._above.data_received(bytes(_PLAIN[:size]))
         if ended:
@@ -185,11 +203,13 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         return self._below is None or self._below.is_closing()
 
     def pause_reading(self) -> None:
+        self._above_reads = False
         if self._below is not None:
             self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._below is not None:
+        self._above_reads = True
+        if self._below is not None and not self._held_back and not self._below.is_closing():
             self._below.resume_reading()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
