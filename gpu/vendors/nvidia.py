@@ -127,7 +127,7 @@ def _gauges(handle: Any) -> DeviceGauges:
     return DeviceGauges(
         utilisation_percent=rates.gpu if rates else None,
         memory_utilisation_percent=rates.memory if rates else None,
-        temperature_c=_optional(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        temperature_c=_temperature(handle),
         power_w=None if power is None else power / _MILLI,
         power_limit_w=None if limit is None else limit / _MILLI,
         clock_mhz=_optional(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
@@ -135,6 +135,15 @@ def _gauges(handle: Any) -> DeviceGauges:
         ecc_corrected=_ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
         ecc_uncorrected=_ecc(handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
     )
+
+
+def _temperature(handle: Any) -> int | None:
+    """The first of the calls is to go with CUDA 14, the second came with driver 560."""
+    for read in (pynvml.nvmlDeviceGetTemperature, pynvml.nvmlDeviceGetTemperatureV):
+        found: int | None = _optional(read, handle, pynvml.NVML_TEMPERATURE_GPU)
+        if found is not None:
+            return found
+    return None
 
 
 def _ecc(handle: Any, kind: int) -> int | None:

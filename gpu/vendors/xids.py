@@ -46,8 +46,7 @@ class XidWatch:
         for handle in handles:
             with suppress(pynvml.NVMLError):
                 pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, events)
-                uuid = pynvml.nvmlDeviceGetUUID(handle)
-                yield _address(handle), uuid.decode() if isinstance(uuid, bytes) else uuid
+                yield _address(handle), _uuid(handle)
 
     def _listen(self, events: Any, names: dict[int, str]) -> None:
         while True:
@@ -57,10 +56,19 @@ class XidWatch:
                 continue
             except pynvml.NVMLError:
                 return  # the driver went away: the next reading says so
+            uuid = names.get(_address(event.device)) or _uuid(event.device)
             with self._lock:
-                codes = self._events[names.get(_address(event.device), "")]
+                codes = self._events[uuid]
                 if len(codes) < _MOST_KEPT:
                     codes.append(int(event.eventData))
+
+
+def _uuid(handle: Any) -> str:
+    """Empty where the device does not answer any more."""
+    with suppress(pynvml.NVMLError):
+        uuid = pynvml.nvmlDeviceGetUUID(handle)
+        return str(uuid.decode() if isinstance(uuid, bytes) else uuid)
+    return ""
 
 
 def _address(handle: Any) -> int:
