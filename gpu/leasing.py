@@ -7,7 +7,7 @@ assumed and no longer holds raises `PlacementLost`, after which nothing of the a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, delete, select, update
 from sqlalchemy.exc import IntegrityError
@@ -19,6 +19,22 @@ from gpu.requests import PlacementRequest, Plan
 from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
 from gpu.states import DeviceState, NodeState
 from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow, PoolRow
+
+_SHOWN: Final[tuple[Any, ...]] = (
+    DeviceRow.id,
+    DeviceRow.node_id,
+    DeviceRow.vendor,
+    DeviceRow.model,
+    DeviceRow.index,
+    DeviceRow.uuid,
+    DeviceRow.minor,
+    DeviceRow.memory_bytes,
+    DeviceRow.memory_foreign_bytes,
+    DeviceRow.compute_capability,
+    DeviceRow.state,
+    DeviceRow.reason,
+)
+"""What placement reads of a device: not the gauges and links, which are documents to be parsed."""
 
 
 async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan, request: PlacementRequest) -> None:
@@ -131,7 +147,7 @@ def _node(row: Row[Any]) -> NodeView:
 
 
 async def _devices(session: AsyncSession, holder: str | None = None) -> tuple[DeviceView, ...]:
-    query = select(DeviceRow.__table__, DeviceLeaseRow.replica_id).outerjoin(
+    query = select(*_SHOWN, DeviceLeaseRow.replica_id).outerjoin(
         DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id
     )
     if holder is not None:
