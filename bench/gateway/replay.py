@@ -1,10 +1,11 @@
 """What a request and a streamed chunk cost in the worker's own code, without sockets, kernel or other processes.
 
-    python -m bench.gateway.replay [--profile] [--batches 40]
+    python -m bench.gateway.replay [--profile] [--opcodes] [--batches 40]
 
 A worker's parts are put together in this process and fed what wrk and the upstream would send, from memory. The best
 batch is told: on a busy machine everything else is an interruption. Useful to see what a change does; the benchmark
-says what it is worth. `--profile` lists where the time goes (with the profiler's own, which favours built-in code).
+says what it is worth. `--profile` lists where the time goes (with the profiler's own, which favours built-in code),
+`--opcodes` how many of the interpreter's instructions each function takes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from appliance.gateway.plane.client_protocol import ClientConnection
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.upstream import UpstreamConnection
 from appliance.gateway.plane.worker import Worker
+from bench.gateway.opcodes import table
 from bench.gateway.peers.configured import KEY
 from bench.gateway.peers.ours import shards
 from bench.gateway.target import Features, Target, TlsPair, chat_body
@@ -157,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--opcodes", action="store_true")
     options = parser.parse_args(arguments)
     loop = uvloop.new_event_loop()
     with tempfile.TemporaryDirectory(prefix="replay-") as home:
@@ -171,6 +174,8 @@ async def _run(home: Path, loop: uvloop.Loop, options: argparse.Namespace) -> No
     replay.chunks()
     print(f"request {_best(replay.requests, options.batches):8.2f} us")
     print(f"chunk   {_best(replay.chunks, options.batches, lambda: replay.took):8.2f} us")
+    if options.opcodes:
+        print(table(replay.requests))
     if options.profile:
         for step in (replay.requests, replay.chunks):
             profile = cProfile.Profile()
