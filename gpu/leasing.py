@@ -147,7 +147,7 @@ def _node(row: Row[Any]) -> NodeView:
 
 
 async def _devices(session: AsyncSession, holder: str | None = None) -> tuple[DeviceView, ...]:
-    query = select(*_SHOWN, DeviceLeaseRow.replica_id).outerjoin(
+    query: Any = select(*_SHOWN, DeviceLeaseRow.replica_id).outerjoin(
         DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id
     )
     if holder is not None:
