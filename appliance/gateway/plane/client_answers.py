@@ -72,7 +72,8 @@ class AnsweringConnection(Connection):
     def _next(self) -> None:
         self._state = State.HEAD
         self.deadline = self._context.now() + self._listener.idle_s
-        self._process()
+        if self._buffer or self._reading_paused:
+            self._process()
 
     def _answer_own(self, head: RequestHead, request_id: bytes, own: Own, code: str = "") -> None:
         """Of a request that ends with its head. `code`: of a refusal."""
