@@ -8,7 +8,7 @@ comma := ,
 export APPLIANCE_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt lint types arch lock openapi check test test-all test-gpu campaign bench-launch bench-gateway migrate package clean
+.PHONY: help setup run fmt lint types arch lock openapi check test test-all test-gpu campaign bench-launch bench-gateway migrate compile interpreted package clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,7 +66,7 @@ test-all: dev ## every test; Docker, PostgreSQL, the engines, Node and nginx are
 bench-launch: dev ## what is ours between the create request and the first token
 	@$(BIN)/python -m bench.launch
 
-bench-gateway: dev ## the gateway beside nginx, Envoy, vllm-router and LiteLLM (ARGS="--only appliance,envoy --rounds 3")
+bench-gateway: compile ## the gateway beside nginx, Envoy, vllm-router and LiteLLM (ARGS="--only appliance,envoy --rounds 3")
 	@$(BIN)/python -m bench.gateway $(ARGS)
 
 test-gpu: dev ## the vendors' contract suite against the devices of this machine; they are required
@@ -78,7 +78,13 @@ campaign: dev ## the long runs: pairs of crash points, many kills; seeded, recor
 migrate: setup ## bring the database to this release's schema
 	@$(BIN)/appliance migrate
 
-package: dev ## build the wheel, with configuration, migrations and runtimes inside
+compile: dev ## compile the gateway's request path to machine code, in place; gcc and Python's headers are needed
+	@$(BIN)/python tools/compile.py
+
+interpreted: dev ## remove what was compiled, so that the sources run
+	@$(BIN)/python tools/compile.py --remove
+
+package: compile ## build this platform's wheel, with compiled gateway, configuration, migrations and runtimes inside
 	@$(BIN)/python -m hatchling build --target wheel
 
 lock: dev ## resolve the lock files anew

@@ -3,5 +3,9 @@
 What the control plane may use of it is in `wire`. A request's way through a worker, one module a step: `acceptor` -
 `tls_transport` where there is TLS - `client_protocol` (HTTP/1.1 over a `connection`, by `head` and `body`) -
 `admission` (`admit` the key, `route` by `directory` and `routes`) - `defaults` (with `guards` and `media`) - `balance`
-- `forward` over `upstream` - `relay` back - `meter` - `spool`.
+- `forward` over `upstream` - `relay` back - `meter` - `spool`. Most of it may run as machine code (`compiled`).
 """
+
+from appliance.gateway.plane.compiled import is_compiled
+
+is_compiled()

@@ -51,6 +51,9 @@ class Histogram:
             mine[bucket] = mine.get(bucket, 0) + count
         self.sum += sum_s
 
+    def merge(self, other: Histogram) -> None:
+        self.add(other.buckets, other.sum)
+
     @property
     def count(self) -> int:
         return sum(self.buckets.values())

@@ -44,10 +44,10 @@ class Latencies:
         self.inter_token = Histogram()
 
     def add(self, other: Latencies) -> None:
-        for name in self.__slots__:
-            theirs: Histogram = getattr(other, name)
-            mine: Histogram = getattr(self, name)
-            mine.add(theirs.buckets, theirs.sum)
+        self.duration.merge(other.duration)
+        self.queue.merge(other.queue)
+        self.first_token.merge(other.first_token)
+        self.inter_token.merge(other.inter_token)
 
 
 class DeploymentMetrics:

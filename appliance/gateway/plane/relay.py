@@ -82,11 +82,10 @@ class BodyRelay:
 class StreamRelay:
     """An event stream of a generative route. It ends with one `[DONE]`, or with one error of our own."""
 
-    __slots__ = ("_ended", "_fast", "_meter", "_splitter", "failure")
+    __slots__ = ("_ended", "_fast", "_keep", "_meter", "_splitter", "failure")
 
-    _sink: Sink | None = None
-
-    def __init__(self, counter: Counter, prepared: Prepared) -> None:
+    def __init__(self, counter: Counter, prepared: Prepared, keep: Sink | None = None) -> None:
+        self._keep = keep
         self._splitter = EventSplitter()
         self._meter = StreamMeter(
             counter,
@@ -113,7 +112,7 @@ class StreamRelay:
         if shape is None or self._ended or self._splitter.held or shape.prompt != meter.counter.prompt:
             return None
         if self._fast is None or self._fast.shape is not shape:
-            self._fast = FastPath(shape, meter.counter, books, write, usage_asked=meter.continuous, sink=self._sink)
+            self._fast = FastPath(shape, meter.counter, books, write, usage_asked=meter.continuous, sink=self._keep)
         return self._fast
 
     def feed(self, data: bytes) -> bytes:
@@ -196,10 +195,8 @@ class KeptStreamRelay(StreamRelay):
 
     __slots__ = ("_sink",)
 
-    _sink: Sink
-
     def __init__(self, counter: Counter, prepared: Prepared, sink: Sink) -> None:
-        super().__init__(counter, prepared)
+        super().__init__(counter, prepared, sink)
         self._sink = sink
 
     def feed(self, data: bytes) -> bytes:
