@@ -295,6 +295,48 @@ def test_what_is_not_all_of_the_shape_is_left_untouched() -> None:
     assert fast.take(usual)
 
 
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [
+        (b'"delta"', b'\n"delta"'),
+        (b'"delta"', b'\r"delta"'),
+        (b'"delta"', b'"x":1}\n\ndata: {"delta"'),
+        (b'"created":1', b'"created":2'),
+        (b'"total_tokens":11', b'"total_tokens":12'),
+        (b'"completion_tokens":2', b'"completion_tokens":02'),
+        (b'"completion_tokens":2', b'"completion_tokens":1'),
+        (b"}}\n\n", b"}}\r\n\r\n"),
+    ],
+)
+def test_nearly_usual_event_goes_the_long_way(usual: bytes, other: bytes) -> None:
+    relay, counter = relay_and_counter()
+    written = list[bytes]()
+    relay.feed(FIRST)
+    fast = relay.fast_path(Told(counter), written.append)
+    assert fast is not None
+    whole = chunk_event("w", 9, 2)
+    assert whole.count(usual) == 1
+    assert not fast.take(encode_chunk(whole.replace(usual, other)))
+    assert fast.take(encode_chunk(whole))
+
+
+def test_counts_of_the_short_way_are_bounded() -> None:
+    relay, counter = relay_and_counter()
+    relay.feed(FIRST)
+    counter.total(9, 999_999_999)
+    fast = relay.fast_path(Told(counter), list[bytes]().append)
+    assert fast is not None
+    assert not fast.take(encode_chunk(chunk_event("", 9, 1_000_000_000)))
+
+
+def test_shape_is_not_learnt_of_choices_within_another_member() -> None:
+    relay, counter = relay_and_counter()
+    choice = {"index": 0, "delta": {"content": "w"}}
+    relay.feed(event({"x": {"choices": [choice]}, "choices": [choice], "usage": usage(9, 1)}))
+    assert counter.completion == 1
+    assert relay.fast_path(Told(counter), list[bytes]().append) is None
+
+
 def relay_and_counter() -> tuple[StreamRelay, Counter]:
     prepared = Prepared()
     prepared.stream, prepared.choices = True, 1
