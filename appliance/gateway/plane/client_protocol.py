@@ -71,13 +71,19 @@ class ClientConnection(AnsweringConnection):
         self._writing_paused = True
         if self._exchange is not None:
             self._exchange.pause()
+        elif (
+            self._head_begun
+        ):  # it is the gateway that does not read the rest: the client has until it reads its answers
+            self.deadline = self._context.now() + self._listener.idle_s
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         if self._exchange is not None:
             self._exchange.resume()
-        else:
-            self._process()
+            return
+        if self._head_begun:
+            self.deadline = self._context.now() + self._listener.head_s
+        self._process()
 
     def eof_received(self) -> None:
         """The client has left; what is written is still sent."""
