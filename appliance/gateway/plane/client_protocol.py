@@ -71,9 +71,7 @@ class ClientConnection(AnsweringConnection):
         self._writing_paused = True
         if self._exchange is not None:
             self._exchange.pause()
-        elif (
-            self._head_begun
-        ):  # it is the gateway that does not read the rest: the client has until it reads its answers
+        elif self._head_begun:  # the gateway does not read on before the client has read its answers
             self.deadline = self._context.now() + self._listener.idle_s
 
     def resume_writing(self) -> None:
