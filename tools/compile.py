@@ -14,13 +14,26 @@ import sys
 import sysconfig
 import tempfile
 import time
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-
-from appliance.gateway.plane import compiled
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 GROUP = "appliance_plane"
 """The library that holds the code of all modules is `<GROUP>__mypyc`, beside the packages."""
+
+
+def _module(path: Path) -> ModuleType:
+    """Not by way of its package, which refuses to be imported while what was compiled is of other sources."""
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+compiled = _module(ROOT / "appliance/gateway/plane/compiled.py")
 
 
 def main() -> int:

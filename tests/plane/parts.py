@@ -94,5 +94,17 @@ def _request(by: Principal, told: RequestHead, matched: Matched, lead: ServiceTa
     return Request(admitted, told, "req_test", b"test", 0.0, 0.0, "127.0.0.1")
 
 
+def again(request: Request) -> Request:
+    """One more like it, as far as `request` made it, and with the same body."""
+    admitted = Admitted(
+        request.head, request.principal, request.service, request.matched, request.line, request.max_body_bytes
+    )
+    other = Request(
+        admitted, request.head, request.unique, request.request_id, request.at, request.started, request.peer
+    )
+    other.prepared, other.bytes_in = request.prepared, request.bytes_in
+    return other
+
+
 def chat(**members: Any) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": "hi"}], **members}).encode()

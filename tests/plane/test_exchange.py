@@ -48,9 +48,7 @@ def test_long_route_does_not_keep_a_request_from_its_slot(tmp_path: Path) -> Non
     asked.request_id = b"r" * 128
     asked.key = wire.KeyEntry("k" * 36, "t" * 36, "test")
     replica = Replica(wire.Replica("r" * 36, "/nowhere"), "d" * 36, 0)
-    context = SimpleNamespace(
-        ids=RequestIds(), slots=SlotTable(tmp_path / SLOTS), backends=SimpleNamespace(begin=lambda _: None)
-    )
+    context = SimpleNamespace(ids=RequestIds(), slots=SlotTable(tmp_path / SLOTS), backends=parts.backends())
     assert Ledger(cast("Context", context), asked).begin(replica)
 
 
@@ -63,7 +61,7 @@ def test_client_that_read_nothing_while_it_waited_holds_the_engine_back() -> Non
         ids=RequestIds(),
         waiting=SimpleNamespace(queues={}),
         slots=SimpleNamespace(claim=lambda *_: 0),
-        backends=SimpleNamespace(begin=lambda _: None),
+        backends=parts.backends(),
     )
     exchange = Exchange(cast("Context", context), cast("Client", SimpleNamespace(deadline=0.0)), asked)
     connection, transport = UpstreamConnection(replica), Wire()

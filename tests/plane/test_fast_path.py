@@ -12,7 +12,7 @@ from appliance.gateway.plane.answers import DateHeader
 from appliance.gateway.plane.chunked import ChunkDecoder, encode_chunk, size_line
 from appliance.gateway.plane.forward import Exchange
 from appliance.gateway.plane.identifiers import RequestIds
-from appliance.gateway.plane.metrics import DeploymentMetrics
+from appliance.gateway.plane.metrics import Known, Metrics
 from appliance.gateway.plane.prepared import Prepared
 from appliance.gateway.plane.relay import StreamRelay
 from appliance.gateway.plane.settled import Settled
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 FIRST = chunk_event("", 9, 1)
+BACKENDS = parts.backends()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ class Stream:
         self.written: list[bytes] = []
         self.settled: list[Settled] = []
         self.captured: list[bytes] = []
-        self.metrics = DeploymentMetrics()
+        self.metrics = Metrics(0, lambda: iter(()), lambda: "rec_1", lambda: Known(set(), set()))
         policy = wire.Capture(1.0) if asked.captured else None
         main = wire.Deployment("dep_1", "main", 100, [wire.Replica("rpl_1", "/nowhere")])
         request = parts.request(parts.shard(deployments=[main], capture=policy))
@@ -98,8 +99,8 @@ class Stream:
             ids=RequestIds(),
             waiting=SimpleNamespace(queues={}),
             slots=slots,
-            backends=SimpleNamespace(begin=lambda _: None, end=lambda _: None),
-            metrics=SimpleNamespace(of=lambda *_: self.metrics),
+            backends=BACKENDS,
+            metrics=self.metrics,
             captures=SimpleNamespace(
                 begin=lambda *_: self, add=lambda _, piece: self.captured.append(piece), end=lambda *_: None
             ),
@@ -137,7 +138,8 @@ def passed(slots: SlotTable, asked: Asked, reads: list[list[bytes]]) -> Seen:
     (books,) = stream.settled
     if books.slot is not None:
         slots.free(books.slot)
-    between = stream.metrics.minute.inter_token.buckets
+    (metrics,) = stream.metrics.deployments.values()
+    between = metrics.minute.inter_token.buckets
     return Seen(stream.body(), b"".join(stream.captured), books.progress, books.ending, between)
 
 

@@ -1,5 +1,6 @@
 """A TLS connection without sockets: what its peer cannot make it keep."""
 
+import asyncio
 import ssl
 import struct
 from contextlib import suppress
@@ -13,13 +14,12 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from appliance.gateway.plane.certificates import Certificates
-from appliance.gateway.plane.connection import WRITE_HIGH, Connection
+from appliance.gateway.plane.connection import WRITE_HIGH
 from appliance.gateway.plane.tls_transport import TlsTransport
 from tests.plane.test_tls import client_context, write_certificate
 
 if TYPE_CHECKING:
-    import asyncio
-
+    from appliance.gateway.plane.connection import Connection
     from appliance.gateway.plane.context import Context
 
 READ = 64 * 1024
@@ -63,11 +63,11 @@ class Kernel:
         return default
 
 
-class Above(Connection):
+class Above(asyncio.Protocol):
     """Keeps what it gets."""
 
-    def __init__(self, context: "Context") -> None:
-        super().__init__(context, 60.0)
+    def __init__(self) -> None:
+        self.deadline = 61.0
         self.got = b""
 
     def data_received(self, data: bytes) -> None:
@@ -130,8 +130,8 @@ def deliver(tls: TlsTransport, data: bytes) -> None:
 def parties(tmp_path: Path) -> tuple[Client, TlsTransport, Kernel, Above]:
     context = cast("Context", SimpleNamespace(now=lambda: 1.0, metrics=SimpleNamespace()))
     certificates = Certificates(write_certificate(tmp_path / "tls", "localhost"), {})
-    above, kernel = Above(context), Kernel()
-    kernel.above = TlsTransport(context, certificates.context, above)
+    above, kernel = Above(), Kernel()
+    kernel.above = TlsTransport(context, certificates.context, cast("Connection", above))
     kernel.above.connection_made(cast("asyncio.BaseTransport", kernel))
     return Client(kernel.above, kernel, tmp_path / "keys"), kernel.above, kernel, above
 

@@ -1,6 +1,5 @@
 """Workers of one node in virtual time: real queues, real shared counters, replicas that take a given time."""
 
-import copy
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,7 +119,7 @@ class Worker:
 
     def ask(self, request: Request, seconds: float = 0.1) -> Visit:
         """One more such request; it may be refused at once."""
-        request = copy.copy(request)
+        request = parts.again(request)
         request.complete_at = self.loop.time()
         visit = Visit(self, request, seconds, asked=self.loop.time())
         try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from appliance.gateway.plane.affinity import Ring
 from appliance.gateway.plane.limits.counter import Counter
@@ -121,8 +120,8 @@ class Backends:
         self._counters = counters
         self._replicas: dict[str, Replica] = {}
         self.in_flight = 0
-        self.rings: WeakValueDictionary[str, Ring] = WeakValueDictionary()
-        """By deployment; kept while a table uses them."""
+        self.rings: dict[str, Ring] = {}
+        """By deployment; those of a replica that retired go with the snapshot that retired it."""
         self.ejections: dict[tuple[str, str], int] = {}
         """How often replicas were ejected, by deployment and reason."""
         self.mirrored: dict[tuple[str, str], int] = {}
@@ -176,6 +175,11 @@ class Backends:
                 replica.retired = True
                 replica.close_idle()
                 self._forget_if_unused(replica)
+        self.rings = {
+            deployment: ring
+            for deployment, ring in self.rings.items()
+            if not any(replica.retired for replica in ring.replicas)
+        }
 
     def begin(self, replica: Replica) -> None:
         replica.in_flight += 1

@@ -143,7 +143,10 @@ class FastPath:
         counts = [self._counter.completion]
         at = 0
         while at < len(data):
-            end = data.find(_CHUNK_END, at) + len(_CHUNK_END)
+            found = data.find(_CHUNK_END, at)
+            if found < 0:
+                return None
+            end = found + len(_CHUNK_END)
             payload = self._cut(data[at:end], counts[-1])
             if payload is None:
                 return None

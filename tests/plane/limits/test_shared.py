@@ -123,11 +123,8 @@ def test_budget_outlives_its_name_and_gauges_do_not(tmp_path: Path) -> None:
     assert sum_of(again.claim(Kind.BUDGET_TOTAL, "bud_1")) == 5
 
 
-def test_full_table_counts_the_rest_in_this_process_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("appliance.gateway.plane.limits.shared.MOST_ROWS", 4)
-    first, second = counters(tmp_path, 0), counters(tmp_path, 1)
+def test_full_table_counts_the_rest_in_this_process_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = Counters(tmp_path, 0, LOG, most_rows=4), counters(tmp_path, 1)
     ours = [first.claim(Kind.RATE, f"key_{number}") for number in range(6)]
     assert [counter.shared for counter in ours] == [True] * 4 + [False] * 2
     for counter in ours:

@@ -42,7 +42,8 @@ from appliance.gateway.plane.status import start_ticks
 class Counters:
     """Those of worker `index`; the caller holds its lock. `node_words`, `seen`, `epoch`, `peers` are `Counter`'s."""
 
-    def __init__(self, directory: Path, index: int, log: Log) -> None:
+    def __init__(self, directory: Path, index: int, log: Log, most_rows: int = MOST_ROWS) -> None:
+        self._most_rows = most_rows
         self._node = layout.Node(directory)
         self._directory = directory
         self._index = index
@@ -107,9 +108,9 @@ class Counters:
     def _new(self, kind: Kind, hashed: int) -> Counter:
         counter = Counter(self, kind, hashed)
         at = self._rows.get(hashed)
-        if at is None and len(self._rows) >= MOST_ROWS:
+        if at is None and len(self._rows) >= self._most_rows:
             self.drop_unused()
-        if at is None and len(self._rows) < MOST_ROWS:
+        if at is None and len(self._rows) < self._most_rows:
             at = self._rows[hashed] = layout.insert(self.words, hashed, kind)
             self._changed = True
             if not self._changing:
