@@ -1,7 +1,7 @@
 # Debian packages that a bare machine lacks. Sourced, never run.
 
 # install_missing NEED=PACKAGE...: installs the packages of those needs that the machine does not meet. A need
-# is a command, a path with wildcards, or module:NAME of the machine's Python.
+# is a command, a path with wildcards, or module:NAME or header:NAME of the machine's Python.
 install_missing() {
   local pair missing=()
   for pair in "$@"; do
@@ -20,6 +20,7 @@ install_missing() {
 is_there() {
   case $1 in
     module:*) python3 -c "import ${1#module:}" 2>/dev/null ;;
+    header:*) [[ -e $(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null)/${1#header:} ]] ;;
     /*) compgen -G "$1" >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac
