@@ -14,26 +14,13 @@ import sys
 import sysconfig
 import tempfile
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+
+from appliance.gateway.plane import compiled
 
 ROOT = Path(__file__).parents[1]
 GROUP = "appliance_plane"
 """The library that holds the code of all modules is `<GROUP>__mypyc`, beside the packages."""
-
-
-def _module(path: Path) -> ModuleType:
-    """Not by way of its package, which refuses to be imported while what was compiled is of other sources."""
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-compiled = _module(ROOT / "appliance/gateway/plane/compiled.py")
 
 
 def main() -> int:
@@ -43,7 +30,7 @@ def main() -> int:
     if options.remove:
         _remove()
         return 0
-    if _is_current():
+    if compiled.is_compiled():
         print("compiled already")
         return 0
     missing = _missing()
@@ -55,13 +42,6 @@ def main() -> int:
     _compile()
     print(f"compiled {len(compiled.MODULES)} modules in {time.monotonic() - began:.0f} s")
     return 0
-
-
-def _is_current() -> bool:
-    try:
-        return compiled.is_compiled()
-    except compiled.Stale:
-        return False
 
 
 def _missing() -> str | None:

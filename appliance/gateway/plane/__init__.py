@@ -6,6 +6,7 @@ What the control plane may use of it is in `wire`. A request's way through a wor
 - `forward` over `upstream` - `relay` back - `meter` - `spool`. Most of it may run as machine code (`compiled`).
 """
 
-from appliance.gateway.plane.compiled import is_compiled
+from appliance.gateway.plane.compiled import choose
 
-is_compiled()
+COMPILED = choose()
+"""Whether this process runs it as such."""

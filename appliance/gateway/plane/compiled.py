@@ -1,22 +1,25 @@
-"""Which modules of the data plane `make compile` turns into machine code, and whether what it made is of these sources.
+"""Which modules of the data plane `make compile` turns into machine code, and whether that is of these sources.
 
-mypyc compiles modules as they are: without it the same code is interpreted, at about twice the CPU time a request.
-A compiled module is imported in place of its source, so one that was compiled from another source would run code that
-nobody sees; importing the data plane is refused then. Not in the list: what defines `msgspec.Struct` classes (mypyc
-drops the types of their members), and what does not lie in a request's way.
+mypyc compiles modules as they are; without it the same code is interpreted, at about twice the CPU time a request. A
+compiled module is imported in place of its source, so one that was compiled from another source would run code that
+nobody sees: then the sources run. That is so after each edit and each upgrade, until `make compile`.
+
+Not in the list: what defines `msgspec.Struct` classes (mypyc drops the types of their members, which msgspec goes by),
+and what does not lie in a request's way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
 RECORD: Final = "compiled.json"
 """Written by the compiler into the folder: `{"sources": {module: SHA-256}, "files": [paths from the root]}`."""
-_REMEDY: Final = "run `make compile`, or `make interpreted` to run the sources"
 
 MODULES: Final = (
     "admission",
@@ -65,10 +68,6 @@ MODULES: Final = (
 )
 
 
-class Stale(ImportError):
-    """What `make compile` made is not of these sources."""
-
-
 def digests(folder: Path = FOLDER) -> dict[str, str]:
     """SHA-256 of each module's source; `OSError` where one is missing."""
     return {name: hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in MODULES}
@@ -80,13 +79,21 @@ def libraries(folder: Path = FOLDER) -> list[Path]:
 
 
 def is_compiled(folder: Path = FOLDER) -> bool:
-    """Whether the modules run as machine code. `Stale` where they would run as another source's."""
+    """Whether there is machine code, and of these sources."""
     try:
         record = json.loads((folder / RECORD).read_bytes())
+        return bool(record["sources"] == digests(folder))
     except FileNotFoundError:
-        if libraries(folder):
-            raise Stale(f"compiled modules without {RECORD} in {folder}: {_REMEDY}") from None
         return False
-    if record["sources"] != digests(folder):
-        raise Stale(f"the data plane in {folder} was compiled from other sources: {_REMEDY}")
-    return True
+
+
+def choose(folder: Path = FOLDER) -> bool:
+    """Have the modules of `folder` imported as machine code if it is of their sources, and from these if not; whether
+    it is. To be called before the first of them is imported.
+    """
+    compiled = is_compiled(folder)
+    if not compiled and libraries(folder):
+        for path in (folder, folder / "limits"):
+            finder = FileFinder(str(path), (SourceFileLoader, SOURCE_SUFFIXES))
+            sys.path_importer_cache[str(path)] = finder
+    return compiled

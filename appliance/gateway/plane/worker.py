@@ -23,11 +23,10 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from appliance.gateway.plane import debug, local, tables
+from appliance.gateway.plane import COMPILED, debug, local, tables
 from appliance.gateway.plane.acceptor import Acceptor
 from appliance.gateway.plane.access_log import AccessLog
 from appliance.gateway.plane.capture import CaptureStore
-from appliance.gateway.plane.compiled import is_compiled
 from appliance.gateway.plane.context import Context
 from appliance.gateway.plane.control_server import ControlServer
 from appliance.gateway.plane.demands import demand_directory
@@ -108,7 +107,7 @@ class Worker:
         self._take_snapshot()
         self._control.start()
         self._loop.call_later(TICK_S, self._tick)
-        self._log.info("worker.started", version=self._context.tables.version, compiled=is_compiled())
+        self._log.info("worker.started", version=self._context.tables.version, compiled=COMPILED)
         try:
             await self._drained.wait()
         finally:
