@@ -161,7 +161,7 @@ def _asked_tokens(members: dict[str, Raw], names: tuple[str, ...], service: Serv
         value = integer(members, name) if name in members else None
         if value is None:
             continue
-        least = 1 if names is _CHAT_LIMITS else 0  # an engine takes 0 in a chat for no limit
+        least = 1 if names == _CHAT_LIMITS else 0  # an engine takes 0 in a chat for no limit
         if value < least:
             raise invalid(f"'{name}' is too small; at least {least} is needed.", name)
         if ceiling is not None and value > ceiling:
