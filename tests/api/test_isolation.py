@@ -221,7 +221,7 @@ def test_nothing_of_the_owner_has_changed(owner: Neighbour, before: dict[str, An
     after = _everything(owner)
     assert after.keys() == before.keys()
     for name, value in before.items():
-        if "audit" not in name:
+        if "audit" not in name and not name.startswith("show_limits"):  # which tell the use of the last minute
             assert after[name] == value, name
     actions = {event["action"] for event in done(owner.as_operator.get("audit", params={"limit": 500}))["items"]}
     assert not actions & {"service.deleted", "model.deleted", "member.removed", "model.upload.aborted"}

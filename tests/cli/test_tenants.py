@@ -12,7 +12,8 @@ def test_the_life_of_a_tenant(platform: CommandLine):
     assert (made["name"], made["display_name"], made["state"]) == ("umbrella", "Umbrella & Co", "active")
     assert platform.json("tenant", "show", made["id"]) == platform.json("tenant", "show", "umbrella")
     assert "Umbrella & Co" in platform.ok("tenant", "show", "umbrella")
-    assert ["umbrella", "Umbrella & Co", "active", "normal", made["id"]] in rows(platform.ok("tenant", "list"))
+    row = ["umbrella", "Umbrella & Co", "active", "normal", "trusted", made["id"]]
+    assert row in rows(platform.ok("tenant", "list"))
     assert made["id"] in {item["id"] for item in platform.json("tenant", "list")}
     assert platform.json("tenant", "update", "umbrella", "--suspend")["state"] == "suspended"
     assert "active" in platform.ok("tenant", "update", "umbrella", "--activate", "--display-name", "Umbrella")

@@ -18,7 +18,7 @@ def write_tiny_model(folder: Path, *, seed: int = 0) -> Path:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "vocab_size": 16,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": 4096,
         "torch_dtype": "bfloat16",
     }
     (folder / "config.json").write_text(json.dumps(config))

@@ -50,4 +50,4 @@ def test_a_misspelt_requirement_is_an_error(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_values_are_the_documented_names():
-    assert sorted(Requirement) == ["docker", "engines", "nginx", "node", "postgres"]
+    assert sorted(Requirement) == ["docker", "engines", "gpu", "nginx", "node", "postgres"]
