@@ -7,10 +7,13 @@ counter grow counts as the probe; only an engine without progress is asked for a
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from appliance.kernel.errors import Unavailable
+from appliance.launchers.contract import ReplicaState as Process
 from appliance.runtimes.catalog import RuntimeSpec
 from appliance.services import failing
 from appliance.services.engine import Engine, EngineTrouble, ProbeUsage
@@ -80,13 +83,23 @@ async def stay_ready(machinery: Machinery, replica_id: str) -> None:
         except EngineTrouble as trouble:
             failures += 1
             if failures >= _FAILED_PROBES:
-                reason = f"the engine hangs: {trouble}"
-                await failing.fail(machinery, replica_id, ReplicaState.ready, reason)
+                await _fail(machinery, replica_id, trouble)
                 return
             continue
         generated, failures = (count or 0) + usage.completion_tokens, 0
         async with machinery.guarded.write() as session:
             _count(await _still_ready(session, replica_id), usage)
+
+
+async def _fail(machinery: Machinery, replica_id: str, trouble: EngineTrouble) -> None:
+    """An engine that gives no token hangs, unless it has ended and nobody has noticed yet."""
+    reason, exit_info = f"the engine hangs: {trouble}", None
+    with suppress(Unavailable):
+        seen = {each.replica_id: each for each in await machinery.launcher.list()}.get(replica_id)
+        if seen is None or seen.state is Process.EXITED:
+            exit_info = seen.exit if seen else None
+            reason = failing.explain_exit(exit_info)
+    await failing.fail(machinery, replica_id, ReplicaState.ready, reason, exit_info=exit_info)
 
 
 def _engine(machinery: Machinery, replica_id: str) -> Engine:

@@ -42,6 +42,20 @@ async def test_an_engine_that_dies_is_replaced_after_a_pause(stage: Stage) -> No
     assert [replica.state for replica in await stage.replicas(service_id)] == ["failed", "ready"]
 
 
+async def test_an_engine_whose_end_its_probes_meet_first_has_not_hung(stage: Stage) -> None:
+    """No round looks; the replica's own job finds that there is no token."""
+    service_id = await stage.create()
+    await stage.until(service_id, ServiceState.ready)
+    [first] = await stage.replicas(service_id)
+    await stage.launcher.die(first.id, "Killed")
+
+    async def reason() -> str | None:
+        [replica] = await stage.replicas(service_id)
+        return replica.reason
+
+    assert await eventually_async(reason, message="the job fails the replica") == "the engine exited with code 1: Killed"
+
+
 async def test_what_an_engine_says_last_stops_nobody(stage: Stage) -> None:
     """PostgreSQL stores no NUL character; a novel is no reason."""
     noisy, quiet = await stage.create("noisy"), await stage.create("quiet", replicas=0)
