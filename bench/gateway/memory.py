@@ -20,7 +20,7 @@ def per_open_stream(target: Target, body: bytes, count: int) -> float:
 
 
 def _held(target: Target, request: bytes, count: int, *, whole: bool) -> float:
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     context = client_context() if target.tls else None
     _one(target, request, context, whole=whole).close()  # what the first connection makes is not each one's
     before = target.resident_bytes()
@@ -48,6 +48,6 @@ def _one(target: Target, request: bytes, context: ssl.SSLContext | None, *, whol
     return connection
 
 
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
