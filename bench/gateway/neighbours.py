@@ -7,7 +7,6 @@ p50 and p99 to those it had alone in the same round are told, as medians. The ne
 on the core of the upstream and the load, so that they take no processor from the gateway but by what they send it.
 """
 
-
 from __future__ import annotations
 
 import argparse

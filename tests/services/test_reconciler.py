@@ -53,7 +53,9 @@ async def test_an_engine_whose_end_its_probes_meet_first_has_not_hung(stage: Sta
         [replica] = await stage.replicas(service_id)
         return replica.reason
 
-    assert await eventually_async(reason, message="the job fails the replica") == "the engine exited with code 1: Killed"
+    assert (
+        await eventually_async(reason, message="the job fails the replica") == "the engine exited with code 1: Killed"
+    )
 
 
 async def test_what_an_engine_says_last_stops_nobody(stage: Stage) -> None:
