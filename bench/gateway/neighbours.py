@@ -4,7 +4,8 @@
 
 A client asks this gateway 200 times a second, alone and beside each kind of bad neighbour in turn; the ratios of its
 p50 and p99 to those it had alone in the same round are told, as medians. The neighbours are in a process of their own,
-on the core of the upstream and the load, so that they take no processor from the gateway but by what they send it.
+on the core of the upstream and the load and behind these, so that they take no processor from the gateway or the client
+but by what they send.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ def _beside(kind: str, target: Target) -> Iterator[None]:
 
 
 def _be(kind: str, port: int, key: str) -> int:
+    os.nice(19)
     raise_descriptor_limit()
     going = KINDS[kind](Target(kind, port, 0, Features(), key))
     next(going)
