@@ -40,6 +40,12 @@ def test_machine_code_without_its_record_is_of_no_known_source(folder: Path) -> 
     assert not is_compiled(folder)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"sources": {"hea', b"[]", b"{}", b"\xff"])
+def test_record_that_is_not_whole_stops_nobody(folder: Path, content: bytes) -> None:
+    (folder / RECORD).write_bytes(content)
+    assert not is_compiled(folder)
+
+
 @pytest.mark.parametrize("module", ["head", "limits.limiter"])
 def test_sources_run_where_the_machine_code_is_not_of_them(tmp_path: Path, module: str) -> None:
     """A copy of the package with machine code that cannot even be loaded: an import that looks at it fails."""

@@ -89,12 +89,14 @@ def libraries(folder: Path = FOLDER) -> list[Path]:
 
 
 def is_compiled(folder: Path = FOLDER) -> bool:
-    """Whether there is machine code, and of these sources."""
+    """Whether there is machine code, and of these sources. A record that is not whole, as a full disk may leave one,
+    says nothing of any.
+    """
     try:
         record = json.loads((folder / RECORD).read_bytes())
-        return bool(record["sources"] == digests(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return False
+    return isinstance(record, dict) and record.get("sources") == digests(folder)
 
 
 def choose(folder: Path = FOLDER) -> bool:
