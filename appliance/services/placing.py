@@ -10,13 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
-from appliance.runtimes.capability import excluded_models
-from appliance.runtimes.catalog import Catalog
-from appliance.runtimes.memory import device_memory
 from appliance.services import trust
 from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
+from appliance.services.requesting import placement_request
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow
 from appliance.services.transitions import PLACED_DEADLINE, move
@@ -67,9 +65,7 @@ async def _seek(
             answers[deployment.id] = refused
             continue
         try:
-            request = _request(
-                machinery.catalog, deployment, flavor, int((details or {}).get("weight_bytes", 0)), snapshot
-            )
+            request = placement_request(machinery.catalog, deployment, flavor, details, snapshot)
         except NotFound as missing:
             answers[deployment.id] = missing.detail  # the runtime, which the appliance no longer has
             continue
@@ -106,21 +102,6 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     node = await session.get_one(NodeRow, plan.node_id)
     where = f"placed on node {node.name}" + (f" with {len(plan.device_ids)} devices" if plan.device_ids else "")
     note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica_id)
-
-
-def _request(
-    catalog: Catalog, deployment: DeploymentRow, flavor: FlavorRow, weight_bytes: int, snapshot: ComputeSnapshot
-) -> PlacementRequest:
-    runtime = catalog.get(deployment.runtime)
-    return PlacementRequest(
-        pool_id=deployment.pool_id,
-        vendors=tuple(vendor for vendor in runtime.vendors if flavor.device_vendor in (None, vendor)),
-        devices=flavor.devices,
-        excluded_models=excluded_models(runtime, ((device.vendor, device.model) for device in snapshot.devices)),
-        device_memory_bytes=device_memory(weight_bytes, flavor.devices),
-        cpus=flavor.cpus,
-        memory_bytes=flavor.memory_bytes,
-    )
 
 
 async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, sentence: str) -> None:
