@@ -13,13 +13,16 @@ class PoolView(Struct, frozen=True):
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """`cpus` are shared by the node's replicas, each capped; memory is claimed and never promised twice."""
+    """`cpus` are shared by the node's replicas, each capped; memory is claimed and never promised twice. `cordoned` is
+    why a person takes nothing new there, None where it is open.
+    """
 
     id: str
     name: str
     pool_id: str
     state: NodeState = NodeState.ready
     reason: str | None = None
+    cordoned: str | None = None
     cpus: float
     memory_bytes: int
     memory_claimed: int = 0
@@ -30,7 +33,9 @@ class NodeView(Struct, frozen=True, kw_only=True):
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
-    """`holder` is the replica that leases the device; `memory_foreign` is held by processes that are no replica's."""
+    """`holder` is the replica that leases the device; `memory_foreign` is held by processes that are no replica's.
+    `pool_id` None: the device is in its node's pool.
+    """
 
     id: str
     node_id: str
@@ -44,11 +49,13 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     compute_capability: str | None = None
     state: DeviceState = DeviceState.healthy
     reason: str | None = None
+    cordoned: str | None = None
+    pool_id: str | None = None
     holder: str | None = None
 
     @property
     def is_free(self) -> bool:
-        return self.state is DeviceState.healthy and self.holder is None
+        return self.state is DeviceState.healthy and self.cordoned is None and self.holder is None
 
     @property
     def memory_usable(self) -> int:
