@@ -6,29 +6,40 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import CheckConstraint, Float, ForeignKey, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Text
+from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Text, UtcDateTime
 
 
 class PoolRow(Base):
-    """A set of nodes that replicas are placed on together."""
+    """A set of nodes, and of single devices of others, that replicas are placed on together. `access`: whether every
+    tenant may use it, or those with a grant.
+    """
 
     __tablename__ = "pools"
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     name: Mapped[Name] = mapped_column(unique=True)
     description: Mapped[Text] = mapped_column(default="")
+    access: Mapped[str] = mapped_column(String(16), default="public", server_default="public")
+    labels: Mapped[Json]
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[Instant]
 
 
 class NodeRow(Base):
-    """A machine. `memory_bytes` is what replicas may claim: the machine's (or cgroup's) less a reserve."""
+    """A machine. `memory_bytes` is what replicas may claim: the machine's (or cgroup's) less a reserve.
+
+    `cordoned` is why nothing new is placed there, since `cordoned_at`; NULL while it may be. `draining`: what runs
+    there is to go elsewhere too. Devices have the same. All three are a person's, `state` is what a probe saw.
+    """
 
     __tablename__ = "nodes"
     __table_args__ = (
+        CheckConstraint("NOT draining OR cordoned IS NOT NULL", name="draining_is_cordoned"),
         CheckConstraint("memory_claimed >= 0", name="claims_not_negative"),
         CheckConstraint("memory_claimed <= memory_bytes", name="claims_within_memory"),
     )
@@ -43,6 +54,10 @@ class NodeRow(Base):
     memory_claimed: Mapped[Bytes] = mapped_column(default=0)
     processor: Mapped[str | None] = mapped_column(String(128))
     numa_nodes: Mapped[int | None]
+    labels: Mapped[Json]
+    cordoned: Mapped[str | None] = mapped_column(String())
+    cordoned_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     boot_id: Mapped[Name]
     seen_at: Mapped[Instant]
     created_at: Mapped[Instant]
@@ -54,13 +69,19 @@ class DeviceRow(Base):
     What is read anew at each probe (`memory_used_bytes`, `memory_foreign_bytes`, `gauges`) is NULL while it is not
     known; the foreign memory is that of processes that are not ours. `ecc_cleared` is how many uncorrected errors were
     known when a person last cleared the device: only what comes on top is a reason to fence it again.
+
+    `pool_id` is the pool that the device alone was moved to; NULL: it is in its node's.
     """
 
     __tablename__ = "devices"
-    __table_args__ = (UniqueConstraint("uuid"),)
+    __table_args__ = (
+        UniqueConstraint("uuid"),
+        CheckConstraint("NOT draining OR cordoned IS NOT NULL", name="draining_is_cordoned"),
+    )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
     node_id: Mapped[Id] = mapped_column(ForeignKey("nodes.id"), index=True)
+    pool_id: Mapped[str | None] = mapped_column(String(24), ForeignKey("pools.id"), index=True)
     vendor: Mapped[Name]
     model: Mapped[Name]
     uuid: Mapped[Name]
@@ -79,6 +100,9 @@ class DeviceRow(Base):
     gauges: Mapped[Json]
     links: Mapped[Json]
     mig: Mapped[Json]
+    cordoned: Mapped[str | None] = mapped_column(String())
+    cordoned_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
+    draining: Mapped[bool] = mapped_column(default=False, server_default=false())
     state: Mapped[Name]
     reason: Mapped[str | None] = mapped_column(String())
     seen_at: Mapped[Instant]

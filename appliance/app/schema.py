@@ -9,6 +9,7 @@ import appliance.runtimes.tables
 import appliance.services.tables
 import gpu.tables
 import tenants.budget_tables
+import tenants.grant_tables
 import tenants.tables
 import tenants.usage_tables
 from appliance.kernel.tables import Base

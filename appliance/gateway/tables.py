@@ -16,7 +16,9 @@ from appliance.kernel.tables import Base, Id, Instant, Name
 
 
 class GatewayRow(Base):
-    """A logical gateway: an address of a node and a range of ports on it."""
+    """A logical gateway: an address of a node and a range of ports on it. `access`: whether every tenant may use it,
+    or those with a grant.
+    """
 
     __tablename__ = "gateways"
     __table_args__ = (
@@ -33,6 +35,7 @@ class GatewayRow(Base):
     first_port: Mapped[int]
     port_count: Mapped[int]
     state: Mapped[Name]
+    access: Mapped[str] = mapped_column(String(16), default="public", server_default="public")
     version: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[Instant]
 

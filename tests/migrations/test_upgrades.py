@@ -174,7 +174,11 @@ async def test_what_was_there_stays_and_the_release_before_writes_on(empty_url: 
     assert await _rows(engine, "SELECT id, service_id FROM listeners") == [("lsn_1", "svc_1")]
     measured = "SELECT id, simulated, ecc_cleared, memory_used_bytes, gauges, links FROM devices"
     assert await _rows(engine, measured) == [("dev_1", False, 0, None, None, None)]
-    assert await _rows(engine, "SELECT id, processor FROM nodes") == [("nod_1", None)]
+    assert await _rows(engine, "SELECT id, processor, cordoned, draining FROM nodes") == [("nod_1", None, None, False)]
+    assert await _rows(engine, "SELECT id, access FROM pools UNION SELECT id, access FROM gateways ORDER BY id") == [
+        ("gwy_1", "public"),
+        ("pol_1", "public"),
+    ]
     await _fill(engine, first_port=9100, port=9100, tenant_id="ten_2", gateway_id="gwy_2", service_id="svc_2")
     assert await _rows(engine, "SELECT version FROM api_keys WHERE id = 'key_2'") == [(1,)]
 
@@ -192,8 +196,14 @@ async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngi
         "version, created_by, created_at) VALUES ('bdg_{0}', 'ten_1', '{1}', 'key_1', 'laptop', '{2}', {3}, 0, '{4}', "
         "1, 'usr_1', '{4}')"
     )
+    grant = (
+        "INSERT INTO grants (id, tenant_id, kind, pool_id, gateway_id, device_class, version, created_by, created_at) "
+        "VALUES ('grt_{0}', 'ten_1', '{1}', {2}, 1, 'usr_1', '{3}')"
+    )
     await _write(engine, shared.format(9001, NOW))
     await _write(engine, budget.format(1, "key", "day", 10, NOW))
+    await _write(engine, grant.format(1, "pool", "'pol_1', NULL, NULL", NOW))
+    await _write(engine, grant.format(2, "device_class", "NULL, NULL, 'nvidia/L4'", NOW))
     for refused in (
         shared.format(9002, NOW),
         budget.format(2, "key", "day", 10, NOW),
@@ -201,6 +211,15 @@ async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngi
         budget.format(2, "key", "year", 10, NOW),
         budget.format(2, "key", "month", -1, NOW),
         "UPDATE services SET gateway_id = 'gwy_9'",
+        grant.format(3, "pool", "'pol_1', NULL, NULL", NOW),
+        grant.format(3, "device_class", "NULL, NULL, 'nvidia/L4'", NOW),
+        grant.format(3, "gateway", "NULL, 'gwy_9', NULL", NOW),
+        grant.format(3, "gateway", "'pol_1', NULL, NULL", NOW),
+        grant.format(3, "gateway", "NULL, 'gwy_1', 'nvidia/L4'", NOW),
+        grant.format(3, "flavor", "NULL, NULL, NULL", NOW),
+        "UPDATE devices SET pool_id = 'pol_9'",
+        "UPDATE devices SET draining = true",
+        "UPDATE nodes SET draining = true",
     ):
         with pytest.raises(IntegrityError):
             await _write(engine, refused)
