@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, func, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -33,6 +33,8 @@ _SHOWN: Final[tuple[Any, ...]] = (
     DeviceRow.compute_capability,
     DeviceRow.state,
     DeviceRow.reason,
+    DeviceRow.cordoned,
+    DeviceRow.pool_id,
 )
 """What placement reads of a device: not the gauges and links, which are documents to be parsed."""
 
@@ -47,7 +49,7 @@ async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan,
     try:
         async with session.begin_nested():
             await _claim_node(session, replica_id, plan.node_id, request)
-            await _check_devices(session, plan)
+            await _check_devices(session, plan, request)
             session.add_all(
                 DeviceLeaseRow(device_id=device_id, replica_id=replica_id, taken_at=clock.now())
                 for device_id in sorted(plan.device_ids)
@@ -111,7 +113,8 @@ async def _claim_node(session: AsyncSession, replica_id: str, node_id: str, requ
     """The node's row is locked by this until the transaction ends, which puts concurrent takes in a queue."""
     grown = await session.execute(
         update(NodeRow)
-        .where(NodeRow.id == node_id, NodeRow.state == NodeState.ready, NodeRow.pool_id == request.pool_id)
+        .where(NodeRow.id == node_id, NodeRow.state == NodeState.ready, NodeRow.cordoned.is_(None))
+        .where(true() if request.devices else NodeRow.pool_id == request.pool_id)
         .where(NodeRow.memory_claimed + request.memory_bytes <= NodeRow.memory_bytes)
         .values(memory_claimed=NodeRow.memory_claimed + request.memory_bytes)
         .execution_options(synchronize_session=False)
@@ -124,13 +127,20 @@ async def _claim_node(session: AsyncSession, replica_id: str, node_id: str, requ
     session.add(claim)
 
 
-async def _check_devices(session: AsyncSession, plan: Plan) -> None:
-    healthy = select(DeviceRow.id).where(
-        DeviceRow.id.in_(plan.device_ids), DeviceRow.node_id == plan.node_id, DeviceRow.state == DeviceState.healthy
+async def _check_devices(session: AsyncSession, plan: Plan, request: PlacementRequest) -> None:
+    """The node's row is locked by now, and whoever cordons or moves a device locks it first: what is read here holds
+    until the transaction ends.
+    """
+    fit = (
+        select(DeviceRow.id)
+        .join(NodeRow, NodeRow.id == DeviceRow.node_id)
+        .where(DeviceRow.id.in_(plan.device_ids), DeviceRow.node_id == plan.node_id)
+        .where(DeviceRow.state == DeviceState.healthy, DeviceRow.cordoned.is_(None))
+        .where(func.coalesce(DeviceRow.pool_id, NodeRow.pool_id) == request.pool_id)
     )
-    missing = set(plan.device_ids) - set((await session.scalars(healthy)).all())
+    missing = set(plan.device_ids) - set((await session.scalars(fit)).all())
     if missing:
-        raise PlacementLost(f"device {min(missing)} is no longer healthy; plan again")
+        raise PlacementLost(f"device {min(missing)} is no longer healthy, open and in the pool; plan again")
 
 
 def _node(row: Row[Any]) -> NodeView:
@@ -140,6 +150,7 @@ def _node(row: Row[Any]) -> NodeView:
         pool_id=row.pool_id,
         state=NodeState(row.state),
         reason=row.reason,
+        cordoned=row.cordoned,
         cpus=row.cpus,
         memory_bytes=row.memory_bytes,
         memory_claimed=row.memory_claimed,
@@ -169,5 +180,7 @@ def _device(row: Row[Any]) -> DeviceView:
         compute_capability=row.compute_capability,
         state=DeviceState(row.state),
         reason=row.reason,
+        cordoned=row.cordoned,
+        pool_id=row.pool_id,
         holder=row.replica_id,
     )
