@@ -1,25 +1,70 @@
-"""A version's memory estimate: what `gpu.estimate` needs, read from the version's own files.
+"""What a version's files tell of its memory: `gpu.estimate` needs the configuration and the tensors of the headers.
 
-Reads the headers of every safetensors file, which takes a second for the largest models: call it in a thread.
+Reading the headers of the largest models takes a second, hence a thread; what a version holds never changes, hence the
+last few are kept.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from appliance.models.contents import JsonRefused, read_json
 from appliance.models.safetensors import SafetensorsInvalid, read_header
 from appliance.models.schemas import MemoryEstimate
+from appliance.models.store import Store
 from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Workload, estimate
 from gpu.estimate.weights import TensorFact
 from gpu.queries import DeviceKind
 from gpu.states import Vendor
+
+_KEPT: Final = 8
+"""Versions; the largest model has 100,000 tensors."""
+
+
+class VersionFacts(Struct, frozen=True):
+    """`problem` is why the configuration or a header could not be read; what was read until then is there."""
+
+    config: Mapping[str, Any]
+    tensors: tuple[TensorFact, ...]
+    problem: str | None = None
+
+
+class FactsReader:
+    """Reads the facts of versions in the store, each once as a rule."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[str, VersionFacts] = OrderedDict()
+
+    async def facts(self, version_id: str) -> VersionFacts:
+        found = self._kept.get(version_id)
+        if found is None:
+            found = await asyncio.to_thread(read_facts, self._store.tree(version_id))
+        self._kept[version_id] = found
+        self._kept.move_to_end(version_id)
+        while len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return found
+
+
+def read_facts(folder: Path) -> VersionFacts:
+    """Of the version whose files lie in `folder`."""
+    config: Mapping[str, Any] = {}
+    tensors: list[TensorFact] = []
+    try:
+        config = read_config(folder)
+        tensors.extend(_tensors(folder))
+    except EstimateImpossible as error:
+        return VersionFacts(config, tuple(tensors), error.detail)
+    return VersionFacts(config, tuple(tensors))
 
 
 def estimate_version(folder: Path, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
@@ -28,12 +73,19 @@ def estimate_version(folder: Path, workload: Workload, kinds: Iterable[DeviceKin
     """
     config = read_config(folder)
     tensors = list(_tensors(folder)) if workload.weight_bytes is None else []
-    refused = {
+    told = structs.asdict(estimate(config, tensors, workload))
+    return MemoryEstimate(**told, refused_devices=refused_devices(config, kinds))
+
+
+def refused_devices(config: Mapping[str, Any], kinds: Iterable[DeviceKind]) -> dict[str, str]:
+    """By model of device: why it cannot compute in the model's quantisation. Of NVIDIA's alone, which tell what they
+    can.
+    """
+    return {
         kind.model: reason
         for kind in kinds
         if kind.vendor is Vendor.nvidia and (reason := refusal(config, kind.compute_capability)) is not None
     }
-    return MemoryEstimate(**structs.asdict(estimate(config, tensors, workload)), refused_devices=refused)
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -46,7 +46,10 @@ class ModelRow(Base):
 
 
 class ModelVersionRow(Base):
-    """Content under a name. Replacing a branch makes a new row current; the old one stays while it is in use."""
+    """Content under a name. Replacing a branch makes a new row current; the old one stays while it is in use.
+
+    `counted_bytes` is what it counts against its tenant's storage quota, from the moment its size is known.
+    """
 
     __tablename__ = "model_versions"
     __table_args__ = (
@@ -62,6 +65,7 @@ class ModelVersionRow(Base):
     state: Mapped[Name]
     is_current: Mapped[bool] = mapped_column(default=False)
     total_bytes: Mapped[Bytes] = mapped_column(default=0)
+    counted_bytes: Mapped[Bytes] = mapped_column(default=0, server_default="0")
     details: Mapped[Json] = mapped_column("metadata", default=dict)
     error: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
     verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime())

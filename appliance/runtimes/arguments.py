@@ -51,6 +51,15 @@ def with_defaults(runtime: RuntimeSpec, args: Sequence[str]) -> tuple[str, ...]:
     return (*(own for own in runtime.default_args if own.partition("=")[0] not in named), *args)
 
 
+def with_split(runtime: RuntimeSpec, args: Sequence[str], devices: int) -> tuple[str, ...]:
+    """`args` with the argument that splits the model over all `devices`, where they say nothing of it."""
+    sizing = runtime.sizing
+    named = {argument.partition("=")[0] for argument in args}
+    if sizing.split_argument is None or devices < 2 or named & {sizing.split_argument, sizing.groups_argument}:
+        return tuple(args)
+    return (f"{sizing.split_argument}={devices}", *args)
+
+
 def text_in(args: Sequence[str], name: str) -> str | None:
     """What `--name=value` or `--name`, `value` gives; None where it is not there."""
     for position, argument in enumerate(args):

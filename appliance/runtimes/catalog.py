@@ -134,6 +134,11 @@ def _scheduling_problems(spec: RuntimeSpec) -> Iterator[tuple[str, str]]:
         "priority_argument": spec.priority_argument,
         "concurrency_argument": spec.concurrency_argument,
         "context_argument": spec.context_argument,
+        **{
+            f"sizing.{name}": value
+            for name, value in msgspec.structs.asdict(spec.sizing).items()
+            if name.endswith("_argument")
+        },
         **{f"default_args[{position}]": argument for position, argument in enumerate(spec.default_args)},
     }
     for member, argument in named.items():

@@ -23,6 +23,7 @@ context_argument = "--max-model-len"                     # longest prompt and an
 start_timeout_s = 600
 stop_grace_s = 30
 
+[sizing]                            # by what the engine's memory is estimated, see `Sizing`
 [metrics]                           # names of the engine's Prometheus metrics
 [process]                           # command, env, install
 [docker]                            # repository, command, env, user
@@ -81,6 +82,28 @@ class Metrics(_Table, frozen=True, kw_only=True):
     time_to_first_token: str | None = None
 
 
+class Sizing(_Table, frozen=True, kw_only=True):
+    """By what the memory of a replica is estimated: names of arguments, None where the engine has no such one.
+
+    `split` says over how many devices each layer is split, `groups` to how many the layers are dealt. A replica with
+    several devices is started with `split` set to their number where a service sets neither. An engine without `split`
+    deals its layers to all devices. `share` is the part of a device's memory that the engine takes, as a rule and by
+    argument; `cache` names the bytes of the cache of keys and values, `cache_type` its precision, `step` the tokens
+    that are computed at once, `dtype` the precision of the weights, `eager` the flag that captures no graphs.
+    """
+
+    split_argument: str | None = None
+    groups_argument: str | None = None
+    step_argument: str | None = None
+    cache_argument: str | None = None
+    cache_type_argument: str | None = None
+    dtype_argument: str | None = None
+    eager_argument: str | None = None
+    share_argument: str | None = None
+    share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    has_graphs: bool = False
+
+
 class ProcessForm(_Table, frozen=True, kw_only=True):
     """How the process launcher starts it. `install` holds pip's arguments, one list for each run of `pip install` in
     the runtime's folder; `requirements` is short for `[["-r", <file>]]`; `device_install` takes their place on a
@@ -135,6 +158,7 @@ class RuntimeSpec(_Table, frozen=True, kw_only=True):
     context_argument: str | None = None
     start_timeout_s: Positive
     stop_grace_s: Positive
+    sizing: Sizing = Sizing()
     metrics: Metrics
     process: ProcessForm | None = None
     docker: DockerForm | None = None

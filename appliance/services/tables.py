@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from appliance.kernel.tables import Base, Id, Instant, Json, Name, Text, UtcDateTime
+from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Text, UtcDateTime
 
 
 class ServiceRow(Base):
@@ -53,7 +53,11 @@ class ServiceShareRow(Base):
 
 
 class DeploymentRow(Base):
-    """A desired set of equal replicas with a share of the service's traffic."""
+    """A desired set of equal replicas with a share of the service's traffic.
+
+    `device_memory_bytes` (of each device), `cpu_millis` and `memory_bytes` are what each replica counts against the
+    tenant's quotas, as they were when it was published; `needs` is how the first was found (`services.needs`).
+    """
 
     __tablename__ = "deployments"
     __table_args__ = (
@@ -77,6 +81,10 @@ class DeploymentRow(Base):
     flavor_id: Mapped[Id] = mapped_column(ForeignKey("flavors.id"), index=True)
     flavor_name: Mapped[Name]
     devices: Mapped[int]
+    device_memory_bytes: Mapped[Bytes] = mapped_column(default=0, server_default="0")
+    cpu_millis: Mapped[Bytes] = mapped_column(default=0, server_default="0")
+    memory_bytes: Mapped[Bytes] = mapped_column(default=0, server_default="0")
+    needs: Mapped[Json]
     replicas: Mapped[int]
     args: Mapped[Json]
     env: Mapped[Json]
@@ -124,3 +132,21 @@ class EventRow(Base):
     phase: Mapped[Name]
     message: Mapped[Text]
     detail: Mapped[Json]
+
+
+class EstimateCorrectionRow(Base):
+    """What engines of a runtime reported of models of a family (their architecture): factors of later estimates."""
+
+    __tablename__ = "estimate_corrections"
+    __table_args__ = (
+        CheckConstraint("cache > 0 AND overhead > 0", name="factors_positive"),
+        CheckConstraint("cache_starts >= 0 AND overhead_starts >= 0", name="starts_not_negative"),
+    )
+
+    runtime: Mapped[Name] = mapped_column(primary_key=True)
+    family: Mapped[Name] = mapped_column(primary_key=True)
+    cache: Mapped[float] = mapped_column(Float())
+    cache_starts: Mapped[int]
+    overhead: Mapped[float] = mapped_column(Float())
+    overhead_starts: Mapped[int]
+    updated_at: Mapped[Instant]

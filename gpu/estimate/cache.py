@@ -19,10 +19,15 @@ def bytes_per_token(shape: ModelShape, ranks: int, element_bytes: int) -> int:
     return shape.layers * _layer_bytes(shape, ranks, element_bytes)
 
 
-def sequence_bytes(shape: ModelShape, ranks: int, element_bytes: int, *, context: int, step_tokens: int) -> int:
-    """Of one sequence of `context` tokens, computed at most `step_tokens` at once."""
+def sequence_bytes(
+    shape: ModelShape, ranks: int, element_bytes: int, *, context: int, step_tokens: int, groups: int = 1
+) -> int:
+    """Of one sequence of `context` tokens, computed at most `step_tokens` at once; where the layers are dealt to
+    `groups`, of a group that has those with the most.
+    """
     layer = _layer_bytes(shape, ranks, element_bytes)
-    return layer * sum(_tokens(window, context, step_tokens) for window in shape.windows)
+    kept = sorted((_tokens(window, context, step_tokens) for window in shape.windows), reverse=True)
+    return layer * sum(kept[: -(-shape.layers // groups)])
 
 
 def _layer_bytes(shape: ModelShape, ranks: int, element_bytes: int) -> int:

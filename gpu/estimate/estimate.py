@@ -10,33 +10,42 @@ from msgspec import Struct
 from gpu.estimate import cache, overhead
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.shape import ModelShape, read_shape
-from gpu.estimate.weights import TensorFact, weights_per_rank
+from gpu.estimate.weights import TensorFact, dealt, weights_per_rank
 
 LARGEST_STEP: Final = 8192
 """Tokens that an engine computes at once at most, unless it is told otherwise."""
 
 
 class Workload(Struct, frozen=True, kw_only=True):
-    """What is asked of a replica: `concurrency` sequences of `context` tokens over `ranks` devices.
+    """What is asked of a replica: `concurrency` sequences of `context` tokens over `groups` of `ranks` devices each;
+    the layers are dealt to the groups, and each layer is split over a group's ranks.
 
-    `kv_element_bytes` is 2, or 1 for a cache in FP8. `weight_bytes` and `kv_bytes_per_token` are a person's figures for
-    one rank, in place of what the files do not tell; `has_graphs` is off with `--enforce-eager`.
+    `kv_cache_bytes` is what the engine is told to take for its cache, in place of what the sequences take.
+    `kv_element_bytes` is 2, or 1 for a cache in FP8; `weights_factor` is 2 where 16 bits are widened to 32.
+    `weight_bytes` and `kv_bytes_per_token` are a person's figures for one rank, in place of what the files do not tell;
+    `has_graphs` is off with `--enforce-eager`.
     """
 
     context: int
     concurrency: int = 1
     ranks: int = 1
+    groups: int = 1
     step_tokens: int = LARGEST_STEP
+    kv_cache_bytes: int | None = None
     kv_element_bytes: int = 2
+    weights_factor: int = 1
     has_graphs: bool = True
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
-    """Of one rank. `kv_bytes_per_token` is that of full attention; `kv_cache_bytes` counts windows as they are."""
+    """Of one device. `kv_bytes_per_token` is that of full attention; `kv_cache_bytes` counts windows as they are, and
+    so does `sequence_bytes`, which is the part of one sequence of the whole context.
+    """
 
     ranks: int
+    groups: int = 1
     weights_bytes: int
     kv_cache_bytes: int
     activations_bytes: int
@@ -44,6 +53,7 @@ class Estimate(Struct, frozen=True, kw_only=True):
     runtime_bytes: int
     total_bytes: int
     kv_bytes_per_token: int
+    sequence_bytes: int
     notes: list[str]
 
 
@@ -51,23 +61,24 @@ def estimate(config: Mapping[str, Any], tensors: Collection[TensorFact], workloa
     """Raise `EstimateImpossible` with the number that is missing, or with why the model cannot be split so."""
     shape = _shape(config, workload)
     if shape is not None:
-        _check_split(shape, workload.ranks)
+        check_split(shape, workload)
     if shape is not None and shape.positions is not None and workload.context > shape.positions:
         raise EstimateImpossible(
             f"a context of {workload.context} tokens is more than the model's {shape.positions}; ask for less"
         )
     weights = workload.weight_bytes
     if weights is None:
-        weights = weights_per_rank(tensors, shape, workload.ranks)
-    per_token, kv_cache = _cache(shape, workload)
+        weights = workload.weights_factor * weights_per_rank(tensors, shape, workload.ranks, workload.groups)
+    per_token, sequence, kv_cache = _cache(shape, workload)
     activations = graphs = 0
     if shape is not None:
         step = min(workload.step_tokens, workload.context * workload.concurrency)
         activations = overhead.activations(shape, workload.ranks, step_tokens=step, concurrency=workload.concurrency)
-        graphs = overhead.graphs(shape) if workload.has_graphs else 0
-    runtime = overhead.runtime(workload.ranks)
+        graphs = dealt(overhead.graphs(shape), shape.layers, workload.groups) if workload.has_graphs else 0
+    runtime = overhead.runtime(workload.ranks * workload.groups)
     return Estimate(
         ranks=workload.ranks,
+        groups=workload.groups,
         weights_bytes=weights,
         kv_cache_bytes=kv_cache,
         activations_bytes=activations,
@@ -75,6 +86,7 @@ def estimate(config: Mapping[str, Any], tensors: Collection[TensorFact], workloa
         runtime_bytes=runtime,
         total_bytes=weights + kv_cache + activations + graphs + runtime,
         kv_bytes_per_token=per_token,
+        sequence_bytes=sequence,
         notes=list(_notes(shape, workload)),
     )
 
@@ -89,23 +101,42 @@ def _shape(config: Mapping[str, Any], workload: Workload) -> ModelShape | None:
         return None
 
 
-def _check_split(shape: ModelShape, ranks: int) -> None:
-    if shape.heads % ranks:
+def check_split(shape: ModelShape, workload: Workload) -> None:
+    """Raise `EstimateImpossible`, with the possible counts, for a number of devices that the model is not split
+    over.
+    """
+    if shape.heads % workload.ranks:
         possible = [number for number in range(1, min(shape.heads, 64) + 1) if shape.heads % number == 0]
         raise EstimateImpossible(
-            f"{shape.heads} attention heads cannot be split over {ranks} devices; choose one of {possible}"
+            f"{shape.heads} attention heads cannot be split over {workload.ranks} devices; choose one of {possible}"
         )
+    if workload.groups > shape.layers:
+        raise EstimateImpossible(f"{shape.layers} layers cannot be dealt to {workload.groups} groups of devices")
 
 
-def _cache(shape: ModelShape | None, workload: Workload) -> tuple[int, int]:
+def _cache(shape: ModelShape | None, workload: Workload) -> tuple[int, int, int]:
+    """Bytes of one token, of one sequence, and of all."""
     if workload.kv_bytes_per_token is not None or shape is None:
         given = workload.kv_bytes_per_token or 0
-        return given, given * workload.context * workload.concurrency
+        return given, given * workload.context, given * workload.context * workload.concurrency
     element = workload.kv_element_bytes
+    per_token = dealt(cache.bytes_per_token(shape, workload.ranks, element), shape.layers, workload.groups)
     one = cache.sequence_bytes(
-        shape, workload.ranks, element, context=workload.context, step_tokens=workload.step_tokens
+        shape,
+        workload.ranks,
+        element,
+        context=workload.context,
+        step_tokens=workload.step_tokens,
+        groups=workload.groups,
     )
-    return cache.bytes_per_token(shape, workload.ranks, element), one * workload.concurrency
+    if workload.kv_cache_bytes is None:
+        return per_token, one, one * workload.concurrency
+    if workload.kv_cache_bytes < one:
+        raise EstimateImpossible(
+            f"a cache of {workload.kv_cache_bytes} bytes does not hold one sequence of {workload.context} tokens, "
+            f"which takes {one}; give more, or a shorter context"
+        )
+    return per_token, one, workload.kv_cache_bytes
 
 
 def _notes(shape: ModelShape | None, workload: Workload) -> list[str]:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from gpu.estimate.errors import EstimateImpossible
 
 _LARGEST: Final = 1 << 40
+_MOST_STRETCH: Final = 1024
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -66,7 +67,7 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
         kv_heads=_figure(parts, _NAMES["kv_heads"]) or heads,
         head_dim=_figure(parts, ("head_dim",)) or hidden // heads,
         vocabulary=_needed(parts, "vocabulary"),
-        positions=_figure(parts, _NAMES["positions"]),
+        positions=_positions(parts),
         windows=_windows(parts, layers),
         latent=rank + rotary if rank and rotary else None,
         tied_embeddings=_first(parts, "tie_word_embeddings") is True,
@@ -83,6 +84,27 @@ def _refuse_unusual(parts: list[Any]) -> None:
                 raise EstimateImpossible(
                     f"config.json tells of layers with a state of their own ({name}); give kv_bytes_per_token"
                 )
+
+
+def _positions(parts: list[Any]) -> int | None:
+    """The longest context: what the positions were trained for, times the factor that they are stretched by, as in vLLM
+    (config/model.py, `_get_and_verify_max_len`): `longrope` and `llama3` have the factor in the positions already.
+    """
+    positions = _figure(parts, _NAMES["positions"])
+    stretched = _first(parts, "rope_scaling") or _first(parts, "rope_parameters")
+    if positions is None or not isinstance(stretched, Mapping):
+        return positions
+    kind = stretched.get("rope_type", stretched.get("type"))
+    factor = stretched.get("factor")
+    if (
+        kind not in ("yarn", "linear", "dynamic")
+        or type(factor) not in (int, float)
+        or not 1 <= factor <= _MOST_STRETCH
+    ):
+        return positions
+    if kind == "yarn":
+        positions = _figure([stretched], ("original_max_position_embeddings",)) or positions
+    return int(positions * factor)
 
 
 def _windows(parts: list[Any], layers: int) -> tuple[int | None, ...]:

@@ -30,16 +30,30 @@ class TensorFact(NamedTuple):
     size: int
 
 
-def weights_per_rank(tensors: Iterable[TensorFact], shape: ModelShape | None, ranks: int) -> int:
-    """Bytes; `shape` None knows of no head and no layer. Raises `EstimateImpossible` where there is no tensor."""
-    total = count = 0
+def weights_per_rank(tensors: Iterable[TensorFact], shape: ModelShape | None, ranks: int, groups: int = 1) -> int:
+    """Bytes; `shape` None knows of no head and no layer. Raises `EstimateImpossible` where there is no tensor.
+
+    Of the `groups` that the layers are dealt to, the one with the most of them, as if what is in no layer were all in
+    it.
+    """
+    layered = whole = count = 0
     for tensor in tensors:
         count += 1
-        if shape is None or not _is_left_out(tensor.name, shape):
-            total += -(-tensor.size // _parts(tensor, shape, ranks))
+        if shape is not None and _is_left_out(tensor.name, shape):
+            continue
+        size = -(-tensor.size // _parts(tensor, shape, ranks))
+        if _LAYER.search(tensor.name):
+            layered += size
+        else:
+            whole += size
     if not count:
         raise EstimateImpossible("the model has no safetensors weights; give weight_bytes")
-    return total
+    return whole + (dealt(layered, shape.layers, groups) if shape is not None else layered)
+
+
+def dealt(amount: int, layers: int, groups: int) -> int:
+    """What the largest of `groups` has of an amount that `layers` take in equal parts, rounded up."""
+    return -(-amount * -(-layers // groups) // layers)
 
 
 def _is_left_out(name: str, shape: ModelShape) -> bool:

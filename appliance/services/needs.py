@@ -1,0 +1,199 @@
+"""What one replica needs of each of its devices: estimated from the model's files for the workload of its arguments.
+
+Computed once, at publishing, and kept with the deployment. The longest context is that of the engine's argument, else
+the model's own; the number of sequences is that of the argument, else one, which is what an engine needs to start. It
+fails closed: what cannot be estimated asks for `device_memory_bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil
+from typing import Any, Final, Literal, Protocol
+
+from msgspec import Struct
+
+from appliance.kernel.errors import FieldError
+from appliance.runtimes import arguments
+from appliance.runtimes.errors import ArgumentRefused
+from appliance.runtimes.spec import RuntimeSpec
+from gpu.estimate.compatibility import quantisation_of
+from gpu.estimate.correction import NONE, Correction, corrected
+from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split, estimate
+from gpu.estimate.shape import ModelShape, read_shape
+from gpu.estimate.weights import TensorFact
+
+_WIDE: Final = frozenset({"float", "float32"})
+_ASK: Final = "or publish with device_memory_bytes: what each device must have"
+
+
+class Facts(Protocol):
+    """What the files of a model version tell; `problem` is what of them could not be read."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def tensors(self) -> Collection[TensorFact]: ...
+    @property
+    def problem(self) -> str | None: ...
+
+
+class Needs(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of each device of one replica, in bytes. `device_memory_bytes` is what a device must have: `given` by a person,
+    or the corrected estimate's total by the `share` of a device that the engine takes; 0 without devices.
+
+    `estimated` is before the correction. `quantisation` is of the model's `quantization_config` what devices are asked
+    for.
+    """
+
+    source: Literal["estimate", "given"]
+    device_memory_bytes: int
+    devices: int
+    context: int | None = None
+    concurrency: int | None = None
+    share: float = 1.0
+    cache_is_given: bool = False
+    estimated: Estimate | None = None
+    correction: Correction = NONE
+    quantisation: dict[str, str] = {}
+
+    @property
+    def breakdown(self) -> Estimate | None:
+        """The estimate as it counts."""
+        if self.estimated is None:
+            return None
+        return corrected(self.estimated, self.correction, cache_is_given=self.cache_is_given)
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What is published, as far as memory depends on it. `args` as `check_args` gives them."""
+
+    runtime: RuntimeSpec
+    args: tuple[str, ...]
+    devices: int
+    device_memory_bytes: int | None = None
+
+
+def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs | None:
+    """None where nothing is asked of a device and nothing can be estimated.
+
+    Raises `EstimateImpossible`, also for a number of devices that the model is not split over, and `ArgumentRefused`.
+    """
+    ranks, groups = split(asked)
+    quantisation = _quantisation(facts.config)
+    if asked.devices and asked.device_memory_bytes is not None:
+        _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
+        return Needs(
+            source="given",
+            device_memory_bytes=asked.device_memory_bytes,
+            devices=asked.devices,
+            quantisation=quantisation,
+        )
+    try:
+        if facts.problem is not None:
+            raise EstimateImpossible(facts.problem)  # noqa: TRY301 - with the same addition as the estimate's own
+        shape = read_shape(facts.config)
+        workload = workload_of(asked, facts.config, shape)
+        estimated = estimate(facts.config, facts.tensors, workload)
+    except EstimateImpossible as error:
+        if not asked.devices:
+            return None
+        raise EstimateImpossible(f"{error.detail}; {_ASK}") from error
+    share, cache_is_given = _share(asked), workload.kv_cache_bytes is not None
+    counted = corrected(estimated, correction, cache_is_given=cache_is_given)
+    return Needs(
+        source="estimate",
+        device_memory_bytes=ceil(counted.total_bytes / share) if asked.devices else 0,
+        devices=asked.devices,
+        context=workload.context,
+        concurrency=workload.concurrency,
+        share=share,
+        cache_is_given=cache_is_given,
+        estimated=estimated,
+        correction=correction,
+        quantisation=quantisation,
+    )
+
+
+def split(asked: Asked) -> tuple[int, int]:
+    """Over how many devices each layer is split, and to how many the layers are dealt; raises `ArgumentRefused`."""
+    sizing = asked.runtime.sizing
+    if sizing.split_argument is None:
+        return 1, max(asked.devices, 1)
+    args = arguments.with_split(asked.runtime, asked.args, asked.devices)
+    ranks = arguments.number_in(args, sizing.split_argument) or 1
+    groups = arguments.number_in(args, sizing.groups_argument) or 1
+    if ranks * groups > max(asked.devices, 1):
+        wrong = f"{ranks * groups} devices are asked for by the arguments, and the flavor has {asked.devices}"
+        raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
+    return ranks, groups
+
+
+def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> Workload:
+    """The workload that the arguments ask for; raises `EstimateImpossible`, `ArgumentRefused`."""
+    runtime, sizing, args = asked.runtime, asked.runtime.sizing, asked.args
+    ranks, groups = split(asked)
+    context = arguments.number_in(args, runtime.context_argument) or shape.positions
+    if context is None:
+        setting = f"set {runtime.context_argument}" if runtime.context_argument else "choose another runtime"
+        raise EstimateImpossible(f"config.json does not tell the longest context; {setting}")
+    cache = arguments.number_in(args, sizing.cache_argument)
+    if cache is not None and sizing.split_argument is None:
+        cache = -(-cache // groups)  # such an engine takes it of all its devices together
+    return Workload(
+        context=context,
+        concurrency=arguments.number_in(args, runtime.concurrency_argument) or 1,
+        ranks=ranks,
+        groups=groups,
+        step_tokens=arguments.number_in(args, sizing.step_argument) or LARGEST_STEP,
+        kv_cache_bytes=cache,
+        kv_element_bytes=_element_bytes(asked),
+        weights_factor=2 if _is_wide(asked) and _is_narrow(config) else 1,
+        has_graphs=bool(asked.devices) and sizing.has_graphs and not _has(args, sizing.eager_argument),
+    )
+
+
+def _element_bytes(asked: Asked) -> int:
+    sizing = asked.runtime.sizing
+    chosen = arguments.text_in(asked.args, sizing.cache_type_argument) if sizing.cache_type_argument else None
+    if chosen is not None and chosen.startswith("fp8"):
+        return 1
+    return 4 if _is_wide(asked) and chosen in (None, "auto") else 2
+
+
+def _is_wide(asked: Asked) -> bool:
+    """Whether the engine is told to compute in 32 bits."""
+    argument = asked.runtime.sizing.dtype_argument
+    return argument is not None and arguments.text_in(asked.args, argument) in _WIDE
+
+
+def _is_narrow(config: Mapping[str, Any]) -> bool:
+    """Whether the files hold the weights in 16 bits."""
+    return config.get("torch_dtype", config.get("dtype")) != "float32" and quantisation_of(config) is None
+
+
+def _share(asked: Asked) -> float:
+    sizing = asked.runtime.sizing
+    given = arguments.text_in(asked.args, sizing.share_argument) if sizing.share_argument else None
+    return float(given) if given is not None else sizing.share
+
+
+def _has(args: Sequence[str], flag: str | None) -> bool:
+    return flag is not None and flag in args
+
+
+def _quantisation(config: Mapping[str, Any]) -> dict[str, str]:
+    found = quantisation_of(config)
+    if found is None:
+        return {}
+    return {name: str(found.get(name, ""))[:64] for name in ("quant_method", "format")}
+
+
+def _check_given_split(config: Mapping[str, Any], workload: Workload) -> None:
+    """As far as the configuration tells the heads: a person's figure is there because it may not."""
+    try:
+        shape = read_shape(config)
+    except EstimateImpossible:
+        return
+    check_split(shape, workload)
