@@ -5,7 +5,7 @@ An error leaves the transaction to be rolled back.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import UNSET, structs
 from sqlalchemy import func, select
@@ -17,14 +17,22 @@ from appliance.kernel.errors import BadInput, InUse, NameTaken
 from appliance.kernel.ids import new_id
 from gpu.schemas import FlavorCreate, FlavorUpdate, PoolCreate, PoolUpdate
 from gpu.states import DeviceState
-from gpu.tables import DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
+from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 
 Blockers = Callable[[AsyncSession, str], Awaitable[Sequence[str]]]
 """What keeps the flavor with this id from being deleted, each as a person calls it (`service 'chat'`)."""
 
 
 async def create_pool(session: AsyncSession, clock: Clock, new: PoolCreate) -> PoolRow:
-    row = PoolRow(id=new_id("pol"), name=new.name, description=new.description, version=1, created_at=clock.now())
+    row = PoolRow(
+        id=new_id("pol"),
+        name=new.name,
+        description=new.description,
+        access=new.access.value,
+        labels=new.labels,
+        version=1,
+        created_at=clock.now(),
+    )
     await _flush_named(session, row, "pool")
     return row
 
@@ -36,10 +44,13 @@ async def update_pool(session: AsyncSession, row: PoolRow, change: PoolUpdate) -
 
 
 async def delete_pool(session: AsyncSession, row: PoolRow, blockers: Blockers) -> None:
-    """Raises `InUse` while it has nodes or users."""
+    """Raises `InUse` while it has nodes, devices or users. Grants of it go with it."""
     nodes = await session.scalar(select(func.count()).where(NodeRow.pool_id == row.id))
     if nodes:
         raise InUse(f"pool {row.name} has {nodes} node(s); move them to another pool first")
+    devices = await session.scalar(select(func.count()).where(DeviceRow.pool_id == row.id))
+    if devices:
+        raise InUse(f"pool {row.name} has {devices} device(s) of other pools' nodes; move them back first")
     if users := await blockers(session, row.id):
         raise InUse(f"pool {row.name} is used by {', '.join(users)}; delete or move them first")
     await session.delete(row)
@@ -47,11 +58,33 @@ async def delete_pool(session: AsyncSession, row: PoolRow, blockers: Blockers) -
 
 
 async def move_node(session: AsyncSession, row: NodeRow, pool: PoolRow) -> NodeRow:
-    """Raises `InUse` while replicas run there: they were placed in its present pool."""
+    """A locked node, with its devices but for those that were moved alone. Raises `InUse` while replicas run there:
+    they were placed in its present pool.
+    """
     replicas = await session.scalar(select(func.count()).where(NodeClaimRow.node_id == row.id))
     if replicas and row.pool_id != pool.id:
         raise InUse(f"{replicas} replica(s) run on node {row.name}; stop them before it moves to pool {pool.name}")
     row.pool_id = pool.id
+    await session.flush()
+    return row
+
+
+async def move_device(session: AsyncSession, row: DeviceRow, pool: PoolRow | None) -> DeviceRow:
+    """Put a locked device alone into a pool, None: back into its node's. Raises `InUse` while it is leased: who leases
+    it was placed in its present pool.
+    """
+    node = await session.get_one(NodeRow, row.node_id)
+    now, then = row.pool_id or node.pool_id, pool.id if pool is not None else node.pool_id
+    holder = await session.scalar(select(DeviceLeaseRow.replica_id).where(DeviceLeaseRow.device_id == row.id).limit(1))
+    if holder is not None and now != then:
+        raise InUse(f"replica {holder} leases device {row.id}; drain the device before it moves to another pool")
+    row.pool_id = None if then == node.pool_id else then
+    await session.flush()
+    return row
+
+
+async def label_node(session: AsyncSession, row: NodeRow, labels: Mapping[str, str]) -> NodeRow:
+    row.labels = dict(labels)
     await session.flush()
     return row
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Select, case, func, select
+from sqlalchemy import Select, and_, case, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from appliance.kernel.access import Access
 from appliance.kernel.errors import NotFound
 from appliance.kernel.pagination import Page, PageRequest
+from gpu import cordoning
 from gpu.schemas import Device, DeviceGroup, Flavor, Node, Pool
 from gpu.states import DeviceState, NodeState, Vendor
-from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeRow, PoolRow
+from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
 
 R = TypeVar("R", PoolRow, NodeRow, FlavorRow)
@@ -51,7 +53,8 @@ async def show_pool(session: AsyncSession, row: PoolRow) -> Pool:
 async def list_nodes(session: AsyncSession, page: PageRequest, *, pool_id: str | None = None) -> Page[Node]:
     query = select(NodeRow)
     if pool_id is not None:
-        query = query.where(NodeRow.pool_id == pool_id)
+        alone = select(DeviceRow.node_id).where(DeviceRow.pool_id == pool_id)
+        query = query.where(or_(NodeRow.pool_id == pool_id, NodeRow.id.in_(alone)))
     rows = (await session.scalars(page.apply(query, NodeRow.id))).all()
     return page.page(await _nodes(session, rows), [row.id for row in rows])
 
@@ -60,8 +63,12 @@ async def show_node(session: AsyncSession, row: NodeRow) -> Node:
     return (await _nodes(session, [row]))[0]
 
 
-async def list_devices(session: AsyncSession, page: PageRequest, *, node_id: str | None = None) -> Page[Device]:
+async def list_devices(
+    session: AsyncSession, page: PageRequest, *, node_id: str | None = None, pool_id: str | None = None
+) -> Page[Device]:
     query = _device_query()
+    if pool_id is not None:
+        query = query.where(func.coalesce(DeviceRow.pool_id, NodeRow.pool_id) == pool_id)
     if node_id is not None:
         query = query.where(DeviceRow.node_id == node_id)
     devices = [_device(*row) for row in await session.execute(page.apply(query, DeviceRow.id))]
@@ -127,6 +134,8 @@ async def _pools(session: AsyncSession, rows: Sequence[PoolRow]) -> list[Pool]:
             id=row.id,
             name=row.name,
             description=row.description,
+            access=Access(row.access),
+            labels=row.labels or {},
             nodes=nodes.get(row.id, 0),
             devices=groups.get(row.id, []),
             version=row.version,
@@ -137,18 +146,20 @@ async def _pools(session: AsyncSession, rows: Sequence[PoolRow]) -> list[Pool]:
 
 
 def _group_query(pool_ids: Sequence[str]) -> Select[str, str, str, int, int, int]:
-    kind = (NodeRow.pool_id, DeviceRow.vendor, DeviceRow.model, DeviceRow.memory_bytes)
-    is_free = (
-        (DeviceRow.state == DeviceState.healthy)
-        & (NodeRow.state == NodeState.ready)
-        & DeviceLeaseRow.replica_id.is_(None)
+    pool = func.coalesce(DeviceRow.pool_id, NodeRow.pool_id)
+    kind = (pool, DeviceRow.vendor, DeviceRow.model, DeviceRow.memory_bytes)
+    is_free = and_(
+        DeviceRow.state == DeviceState.healthy,
+        DeviceRow.cordoned.is_(None),
+        NodeRow.state == NodeState.ready,
+        NodeRow.cordoned.is_(None),
+        ~exists().where(DeviceLeaseRow.device_id == DeviceRow.id),
     )
     return (
         select(*kind, func.count(), func.sum(case((is_free, 1), else_=0)))
         .select_from(DeviceRow)
         .join(NodeRow, NodeRow.id == DeviceRow.node_id)
-        .outerjoin(DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id)
-        .where(NodeRow.pool_id.in_(pool_ids))
+        .where(pool.in_(pool_ids))
         .group_by(*kind)
         .order_by(*kind)
     )
@@ -158,6 +169,8 @@ async def _nodes(session: AsyncSession, rows: Sequence[NodeRow]) -> list[Node]:
     ids = [row.id for row in rows]
     counts = select(DeviceRow.node_id, func.count()).where(DeviceRow.node_id.in_(ids)).group_by(DeviceRow.node_id)
     devices = dict((await session.execute(counts)).all())
+    claims = select(NodeClaimRow.node_id, func.count()).where(NodeClaimRow.node_id.in_(ids))
+    replicas = dict((await session.execute(claims.group_by(NodeClaimRow.node_id))).all())
     return [
         Node(
             id=row.id,
@@ -165,9 +178,12 @@ async def _nodes(session: AsyncSession, rows: Sequence[NodeRow]) -> list[Node]:
             pool_id=row.pool_id,
             state=NodeState(row.state),
             reason=row.reason,
+            cordon=cordoning.shown(row),
+            labels=row.labels or {},
             cpus=row.cpus,
             memory_bytes=row.memory_bytes,
             memory_claimed=row.memory_claimed,
+            replicas=replicas.get(row.id, 0),
             processor=row.processor,
             numa_nodes=row.numa_nodes,
             devices=devices.get(row.id, 0),
@@ -187,11 +203,12 @@ def _device_query() -> Select[DeviceRow, str, str]:
     )
 
 
-def _device(row: DeviceRow, pool_id: str, replica_id: str | None) -> Device:
+def _device(row: DeviceRow, node_pool_id: str, replica_id: str | None) -> Device:
     return Device(
         id=row.id,
         node_id=row.node_id,
-        pool_id=pool_id,
+        pool_id=row.pool_id or node_pool_id,
+        node_pool_id=node_pool_id,
         vendor=Vendor(row.vendor),
         model=row.model,
         uuid=row.uuid,
@@ -211,6 +228,7 @@ def _device(row: DeviceRow, pool_id: str, replica_id: str | None) -> Device:
         mig=msgspec.convert(row.mig or [], list[MigInstance]),
         state=DeviceState(row.state),
         reason=row.reason,
+        cordon=cordoning.shown(row),
         replica_id=replica_id,
         seen_at=row.seen_at,
     )

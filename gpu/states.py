@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
+
+WHOLE: Final = 100
+"""The share of a device that is all of it: shares are percent of its memory."""
 
 
 class Vendor(StrEnum):
@@ -18,6 +22,16 @@ class NodeState(StrEnum):
 
     ready = "ready"
     stale = "stale"
+
+
+class Disposition(StrEnum):
+    """What a person says of a node or device. `cordoned`: nothing new is placed there, what runs stays. `draining`:
+    cordoned, and what runs there goes elsewhere.
+    """
+
+    open = "open"
+    cordoned = "cordoned"
+    draining = "draining"
 
 
 class DeviceState(StrEnum):

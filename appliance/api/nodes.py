@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
+from msgspec import UNSET
 
 from appliance.api.problems import problems
 from appliance.kernel.errors import InUse, NotFound
 from appliance.kernel.pagination import Page, PageRequest
-from gpu import operations, queries
+from gpu import cordoning, operations, queries
 from gpu.inventory import Inventory
 from gpu.schemas import (
     Device,
     DeviceFence,
+    DeviceUpdate,
     Node,
     NodeUpdate,
 )
@@ -47,29 +49,47 @@ async def get_node(work: NamedDependency[Work], node: FromPath[str]) -> Node:
 
 
 @patch("/nodes/{node:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
-async def move_node(work: NamedDependency[Work], node: FromPath[str], data: JSONBody[NodeUpdate]) -> Node:
-    """Move a node on which nothing runs to another pool."""
-    row = await queries.node_row(work.session, node)
-    pool = await queries.pool_row(work.session, data.pool)
-    await operations.move_node(work.session, row, pool)
-    work.record("node.moved", "node", row.id, detail={"pool": pool.name})
+async def update_node(work: NamedDependency[Work], node: FromPath[str], data: JSONBody[NodeUpdate]) -> Node:
+    """Move a node on which nothing runs to another pool, or label it anew."""
+    row = await cordoning.lock_node(work.session, node)
+    detail: dict[str, Any] = {}
+    if data.pool is not UNSET:
+        pool = await queries.pool_row(work.session, data.pool)
+        await operations.move_node(work.session, row, pool)
+        detail["pool"] = pool.name
+    if data.labels is not UNSET:
+        await operations.label_node(work.session, row, data.labels)
+        detail["labels"] = data.labels
+    work.record("node.moved" if "pool" in detail else "node.updated", "node", row.id, detail=detail)
     work.wake(SERVICES)
     return await queries.show_node(work.session, row)
 
 
 @get("/devices", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
 async def list_devices(
-    work: NamedDependency[Work], page: NamedDependency[PageRequest], node: OnNode = None
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], node: OnNode = None, pool: InPool = None
 ) -> Page[Device]:
     """The devices, with their state and the replica that leases each."""
     node_id = (await queries.node_row(work.session, node)).id if node is not None else None
-    return await queries.list_devices(work.session, page, node_id=node_id)
+    pool_id = (await queries.pool_row(work.session, pool)).id if pool is not None else None
+    return await queries.list_devices(work.session, page, node_id=node_id, pool_id=pool_id)
 
 
 @get("/devices/{device_id:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
 async def get_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
     """One device."""
     return await queries.show_device(work.session, await queries.device_row(work.session, device_id))
+
+
+@patch("/devices/{device_id:str}", permission=Permission.platform_write, tags=TAGS, responses=problems(NotFound, InUse))
+async def move_device(work: NamedDependency[Work], device_id: FromPath[str], data: JSONBody[DeviceUpdate]) -> Device:
+    """Move a device that nobody leases to another pool than its node's, or back."""
+    row = await cordoning.lock_device(work.session, device_id)
+    pool = await queries.pool_row(work.session, data.pool) if data.pool is not None else None
+    await operations.move_device(work.session, row, pool)
+    work.record("device.moved", "device", row.id, detail={"pool": pool.name if pool else None})
+    work.wake(SERVICES)
+    return await queries.show_device(work.session, row)
 
 
 @post(
@@ -106,4 +126,4 @@ async def clear_device(work: NamedDependency[Work], device_id: FromPath[str]) ->
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    return [list_nodes, get_node, move_node, list_devices, get_device, fence_device, clear_device]
+    return [list_nodes, get_node, update_node, list_devices, get_device, move_device, fence_device, clear_device]

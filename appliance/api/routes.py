@@ -13,6 +13,7 @@ from appliance.api import (
     keys,
     limits,
     logins,
+    maintenance,
     members,
     models,
     nodes,
@@ -53,5 +54,20 @@ def tenant_routes() -> list[ControllerRouterHandler]:
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    modules = (status, tenants, users, keys, quotas, models, services, gateways, pools, nodes, flavors, runtimes, audit)
+    modules = (
+        status,
+        tenants,
+        users,
+        keys,
+        quotas,
+        models,
+        services,
+        gateways,
+        pools,
+        nodes,
+        maintenance,
+        flavors,
+        runtimes,
+        audit,
+    )
     return [route for module in modules for route in module.admin_routes()]

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
+from appliance.cli.maintenance import add_maintenance, disposition
 from appliance.cli.options import client_command, limit_option
 from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_show
@@ -25,9 +26,11 @@ KIND = Kind(
         ("FOREIGN", "foreign"),
         ("LOAD", "load"),
         ("TEMP", "heat"),
+        ("POOL", "pool_id"),
         ("STATE", "state"),
+        ("OPEN", "open"),
         ("REPLICA", "replica_id"),
-        ("REASON", "reason"),
+        ("REASON", "why"),
     ),
 )
 
@@ -38,11 +41,12 @@ def device() -> None: ...
 
 @device.command("list")
 @click.option("--node", help="only those of this node")
+@click.option("--pool", help="only those of this pool")
 @limit_option
 @client_command
-def list_(connection: Connection, *, as_json: bool, node: str | None, limit: int | None) -> None:
+def list_(connection: Connection, *, as_json: bool, node: str | None, pool: str | None, limit: int | None) -> None:
     """List devices with their state and who leases them."""
-    items = connection.pages(KIND.path, limit=limit, node=node)
+    items = connection.pages(KIND.path, limit=limit, node=node, pool=pool)
     show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
 
 
@@ -53,6 +57,8 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
         "foreign": _size(item["memory_foreign_bytes"]),
         "load": _with_unit(item, "utilisation_percent", "%"),
         "heat": _with_unit(item, "temperature_c", "C"),
+        "open": disposition(item),
+        "why": item["reason"] or (item["cordon"] or {}).get("reason"),
     }
 
 
@@ -83,3 +89,18 @@ def fence(name: str, connection: Connection, *, as_json: bool, reason: str) -> N
 def clear(name: str, connection: Connection, *, as_json: bool) -> None:
     """Lift a fence; uncorrected errors that are known by now are accepted."""
     show_object(connection.post(f"{KIND.one(name)}/clear"), as_json=as_json)
+
+
+@device.command("move")
+@click.argument("name", metavar="ID")
+@click.argument("pool", required=False)
+@click.option("--back", is_flag=True, help="to its node's pool")
+@client_command
+def move(name: str, pool: str | None, connection: Connection, *, as_json: bool, back: bool) -> None:
+    """Move a device that nobody leases, alone, to another POOL than its node's, or back."""
+    if (pool is None) is not back:
+        raise click.UsageError("give a POOL, or --back for the pool of the device's node")
+    show_object(connection.patch(KIND.one(name), {"pool": pool}), as_json=as_json)
+
+
+add_maintenance(device, KIND, "ID")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
+from appliance.cli.maintenance import add_maintenance, disposition, label_option, labels_of
 from appliance.cli.options import client_command, limit_option
 from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_show
@@ -22,7 +23,9 @@ KIND = Kind(
         ("CPUS", "cpus"),
         ("MEMORY", "memory"),
         ("DEVICES", "devices"),
-        ("REASON", "reason"),
+        ("REPLICAS", "replicas"),
+        ("OPEN", "open"),
+        ("REASON", "why"),
         ("ID", "id"),
     ),
 )
@@ -43,7 +46,9 @@ def list_(connection: Connection, *, as_json: bool, pool: str | None, limit: int
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"memory": f"{readable(item['memory_claimed'])} of {readable(item['memory_bytes'])}"}
+    memory = f"{readable(item['memory_claimed'])} of {readable(item['memory_bytes'])}"
+    why = (item["cordon"] or {}).get("reason") or item["reason"]
+    return item | {"memory": memory, "open": disposition(item), "why": why}
 
 
 add_show(node, KIND, "Show one node.")
@@ -56,3 +61,15 @@ add_show(node, KIND, "Show one node.")
 def move(name: str, pool: str, connection: Connection, *, as_json: bool) -> None:
     """Move a node on which nothing runs to another POOL."""
     show_object(connection.patch(KIND.one(name), {"pool": pool}), as_json=as_json)
+
+
+@node.command("label")
+@click.argument("name")
+@label_option
+@client_command
+def label(name: str, connection: Connection, *, as_json: bool, labels: tuple[str, ...]) -> None:
+    """Give a node these labels, in place of those it has; none takes them all away."""
+    show_object(connection.patch(KIND.one(name), {"labels": labels_of(labels) or {}}), as_json=as_json)
+
+
+add_maintenance(node, KIND, "NAME")

@@ -14,6 +14,9 @@ from appliance.cli.errors import CommandFailed
 
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="at most so many [default: all]")
 yes_option = click.option("--yes", is_flag=True, help="do not ask, on a terminal either")
+access_option = click.option(
+    "--access", type=click.Choice(["public", "dedicated"]), help="every tenant may use it, or those with a grant"
+)
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0), default=900.0, show_default=True, help="seconds to wait"
 )

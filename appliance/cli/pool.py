@@ -7,14 +7,22 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.options import client_command, given, require_change
+from appliance.cli.maintenance import label_option, labels_of
+from appliance.cli.options import access_option, client_command, given, require_change
 from appliance.cli.output import show_object
 from appliance.cli.resources import Kind, add_delete, add_list, add_show
 
 KIND = Kind(
     "pool",
     "pools",
-    (("NAME", "name"), ("NODES", "nodes"), ("DEVICES", "groups"), ("DESCRIPTION", "description"), ("ID", "id")),
+    (
+        ("NAME", "name"),
+        ("ACCESS", "access"),
+        ("NODES", "nodes"),
+        ("DEVICES", "groups"),
+        ("DESCRIPTION", "description"),
+        ("ID", "id"),
+    ),
 )
 
 
@@ -25,10 +33,13 @@ def pool() -> None: ...
 @pool.command("create")
 @click.argument("name")
 @click.option("--description", help="what it is for")
+@access_option
+@label_option
 @client_command
-def create(name: str, connection: Connection, *, as_json: bool, description: str | None) -> None:
-    """Form the pool NAME; nodes are moved into it with `appliance node move`."""
-    show_object(connection.create(KIND.path, given(name=name, description=description)), as_json=as_json)
+def create(name: str, connection: Connection, *, as_json: bool, labels: tuple[str, ...], **members: Any) -> None:
+    """Form the pool NAME; nodes are moved into it with `appliance node move`, single devices with `device move`."""
+    body = given(name=name, labels=labels_of(labels), **members)
+    show_object(connection.create(KIND.path, body), as_json=as_json)
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:
@@ -46,10 +57,14 @@ add_show(pool, KIND, "Show one pool.")
 @click.argument("name")
 @click.option("--rename", "name_", metavar="NAME", help="its new name")
 @click.option("--description", help="what it is for")
+@access_option
+@label_option
 @client_command
-def update(name: str, connection: Connection, *, as_json: bool, name_: str | None, description: str | None) -> None:
-    """Rename a pool or describe it anew."""
-    body = require_change(given(name=name_, description=description))
+def update(
+    name: str, connection: Connection, *, as_json: bool, name_: str | None, labels: tuple[str, ...], **members: Any
+) -> None:
+    """Rename, describe or label a pool, or change who may use it."""
+    body = require_change(given(name=name_, labels=labels_of(labels), **members))
     show_object(connection.patch(KIND.one(name), body), as_json=as_json)
 
 

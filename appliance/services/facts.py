@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.services.planner import DeploymentFacts, ReplicaFacts, ServiceFacts
 from appliance.services.states import ENDED, Desired, ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
-from gpu import leasing
+from gpu import cordoning, leasing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,15 @@ async def load(session: AsyncSession) -> World:
     ended = [state.value for state in ENDED]
     replicas = (await session.scalars(select(ReplicaRow).where(ReplicaRow.state.not_in(ended)))).all()
     unfit = await leasing.on_unfit_devices(session)
+    drained = await cordoning.on_draining(session)
     failures = await _last_failures(session, [row.id for row in deployments if row.failures])
     deployments_of: dict[str, list[DeploymentFacts]] = defaultdict(list)
     for deployment in deployments:
         deployments_of[deployment.service_id].append(_deployment(deployment, failures.get(deployment.id, "")))
     replicas_of: dict[str, list[ReplicaFacts]] = defaultdict(list)
     for replica in replicas:
-        replicas_of[replica.service_id].append(_replica(replica, unfit.get(replica.id, "")))
+        facts = _replica(replica, unfit.get(replica.id, ""), drained.get(replica.id, ""))
+        replicas_of[replica.service_id].append(facts)
     return World(
         services=[
             ServiceFacts(row.id, Desired(row.desired), deployments_of[row.id], replicas_of[row.id]) for row in services
@@ -60,9 +62,9 @@ def _deployment(row: DeploymentRow, last_failure: str) -> DeploymentFacts:
     return DeploymentFacts(row.id, row.generation, row.replicas, row.failures, row.next_start_at, last_failure)
 
 
-def _replica(row: ReplicaRow, unfit: str) -> ReplicaFacts:
+def _replica(row: ReplicaRow, unfit: str, drained: str) -> ReplicaFacts:
     state = ReplicaState(row.state)
-    return ReplicaFacts(row.id, row.deployment_id, row.generation, state, row.reason, row.ready_at, unfit)
+    return ReplicaFacts(row.id, row.deployment_id, row.generation, state, row.reason, row.ready_at, unfit, drained)
 
 
 def due(world: World, now: datetime) -> bool:

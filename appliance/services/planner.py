@@ -25,6 +25,8 @@ class ReplicaFacts:
     ready_at: datetime | None = None
     unfit: str = ""
     """Why it may not go on where it is, such as a device of its that is fenced."""
+    drained: str = ""
+    """Why it is to go elsewhere when its deployment can spare it, such as a node that is drained for maintenance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], 
     leaving = sum(r.state in LEAVING and r.generation == deployment.generation for r in mine)
     yield from (Retire(replica.id) for replica in outdated)
     yield from (Retire(replica.id, replica.unfit) for replica in unfit)
+    if not unfit and not leaving:
+        unfit = _spared(current, deployment.replicas)
+        current = [r for r in current if r not in unfit]
+        yield from (Retire(replica.id, replica.drained) for replica in unfit)
     surplus = len(current) - deployment.replicas
     missing = deployment.replicas - len(current) - len(unfit) - leaving
     if surplus > 0:
@@ -119,6 +125,20 @@ def _plan_deployment(deployment: DeploymentFacts, mine: Sequence[ReplicaFacts], 
         yield Add(deployment.id, missing)
     elif surplus == 0 and deployment.failures and all(_is_stable(replica, now) for replica in current):
         yield Forgive(deployment.id)
+
+
+def _spared(current: Sequence[ReplicaFacts], wanted: int) -> list[ReplicaFacts]:
+    """Those that go now because of a drain: all that do not serve; else one, once the successor of the one before
+    serves. While successors fail to start nobody else goes; one that gets no place does not hold the drain up.
+    """
+    drained = [replica for replica in current if replica.drained]
+    idle = [replica for replica in drained if replica.state is not ReplicaState.ready]
+    if idle or not drained or len(current) < wanted:
+        return idle
+    coming = [replica for replica in current if replica.state is not ReplicaState.ready]
+    if any(replica.state is not ReplicaState.pending or not replica.reason for replica in coming):
+        return []
+    return [min(drained, key=lambda replica: replica.id)]
 
 
 def _is_stable(replica: ReplicaFacts, now: datetime) -> bool:
@@ -136,9 +156,10 @@ _ORDER = (
 )
 
 
-def _least_missed(replica: ReplicaFacts) -> tuple[int, str]:
-    """Those furthest from serving go first, among equals the oldest stays."""
-    return _ORDER.index(replica.state), "".join(chr(0x10FFFF - ord(letter)) for letter in replica.id)
+def _least_missed(replica: ReplicaFacts) -> tuple[bool, int, str]:
+    """Those that are to go anyway go first, then those furthest from serving; among equals the oldest stays."""
+    newest_first = "".join(chr(0x10FFFF - ord(letter)) for letter in replica.id)
+    return not replica.drained, _ORDER.index(replica.state), newest_first
 
 
 def summarise(service: ServiceFacts) -> Show:

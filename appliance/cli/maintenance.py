@@ -1,0 +1,60 @@
+"""`cordon`, `drain` and `uncordon`, which nodes and devices have alike."""
+
+from __future__ import annotations
+
+import click
+
+from appliance.cli.connection import Connection
+from appliance.cli.options import client_command
+from appliance.cli.output import show_object
+from appliance.cli.resources import Kind
+
+label_option = click.option(
+    "--label", "labels", metavar="KEY=VALUE", multiple=True, help="repeat it for each; all together replace what was"
+)
+_reason = click.option("--reason", required=True, help="why; shown to everyone who asks why nothing is placed there")
+
+
+def add_maintenance(group: click.Group, kind: Kind, metavar: str) -> None:
+    """`metavar`: what an object is called by, `NAME` or `ID`."""
+
+    @group.command("cordon", help=f"Place nothing new on a {kind.noun}; what runs there stays. Ends a drain.")
+    @click.argument("name", metavar=metavar)
+    @_reason
+    @client_command
+    def cordon(name: str, connection: Connection, *, as_json: bool, reason: str) -> None:
+        show_object(connection.post(f"{kind.one(name)}/cordon", {"reason": reason}), as_json=as_json)
+
+    @group.command("drain", help=f"Place nothing new on a {kind.noun}, and move what runs there elsewhere.")
+    @click.argument("name", metavar=metavar)
+    @_reason
+    @client_command
+    def drain(name: str, connection: Connection, *, as_json: bool, reason: str) -> None:
+        show_object(connection.post(f"{kind.one(name)}/drain", {"reason": reason}), as_json=as_json)
+
+    @group.command("uncordon", help=f"Open a {kind.noun} that was cordoned or drained.")
+    @click.argument("name", metavar=metavar)
+    @client_command
+    def uncordon(name: str, connection: Connection, *, as_json: bool) -> None:
+        show_object(connection.post(f"{kind.one(name)}/uncordon"), as_json=as_json)
+
+
+def disposition(item: dict[str, object]) -> str:
+    """In one word what a person said of a node or device, for tables."""
+    cordon = item["cordon"]
+    if not isinstance(cordon, dict):
+        return "open"
+    return "draining" if cordon["draining"] else "cordoned"
+
+
+def labels_of(pairs: tuple[str, ...]) -> dict[str, str] | None:
+    """What `--label KEY=VALUE ...` says, None where it was not given; `--label ''` stands for none at all."""
+    if not pairs:
+        return None
+    found = {}
+    for pair in filter(None, pairs):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--label {pair!r} is not of the form KEY=VALUE")
+        found[key] = value
+    return found
