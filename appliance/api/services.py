@@ -16,9 +16,9 @@ from appliance.api.context import context_of
 from appliance.api.idempotency import once
 from appliance.api.parameters import IfMatch, expected, with_etag
 from appliance.api.problems import problems
-from appliance.api.work import open_work
+from appliance.api.work import open_reading, open_work
 from appliance.gateway.errors import GatewayClosed, GatewayFull, NoSharedListener, PortOutsideGateway, PortTaken
-from appliance.kernel.errors import Conflict, NameTaken, NotFound, StaleVersion
+from appliance.kernel.errors import BadInput, Conflict, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
@@ -33,6 +33,7 @@ from appliance.services.errors import (
 from appliance.services.schemas import CreateService, EventView, ServiceView, ShareService, UpdateService
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
+from gpu.estimate.errors import EstimateImpossible
 from tenants.permissions import Permission
 from tenants.quotas import QuotaExceeded
 from tenants.work import Work
@@ -75,6 +76,7 @@ async def list_services(
         CombinationRefused,
         TenantUntrusted,
         ArgumentRefused,
+        EstimateImpossible,
         GatewayFull,
         GatewayClosed,
         PortTaken,
@@ -84,16 +86,27 @@ async def list_services(
     ),
     tags=TAGS,
 )
-async def create_service(
-    request: AnyRequest, work: NamedDependency[Work], data: JSONBody[CreateService]
-) -> Response[ServiceView]:
+async def create_service(request: AnyRequest, data: JSONBody[CreateService]) -> Response[ServiceView]:
     """Publish a model as an inference service; answers at once with state `pending`."""
-    parts = context_of(request).parts
+    publishing = context_of(request).parts.publishing
+    await _read_ahead(request, data)
+    async with open_work(request) as work:
 
-    async def create() -> ServiceView:
-        return await _view(request, work, await creation.create_service(work, parts.publishing, data))
+        async def create() -> ServiceView:
+            return await _view(request, work, await creation.create_service(work, publishing, data))
 
-    return await once(request, work, create)
+        return await once(request, work, create)
+
+
+async def _read_ahead(request: AnyRequest, data: CreateService) -> None:
+    """Read the model's headers before the transaction that needs them, which would keep other writers waiting."""
+    publishing = context_of(request).parts.publishing
+    try:
+        async with open_reading(request) as work:
+            model = await publishing.find_model(work.session, work.scope, data.model, data.model_version)
+    except (NotFound, VersionNotReady, BadInput):
+        return  # the transaction says so, or gives the answer again that it gave when the model was there
+    await publishing.read_facts(model.version_id)
 
 
 @get("/services/{service:str}", permission=Permission.service_read, responses=problems(ServiceNotFound), tags=TAGS)

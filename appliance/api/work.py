@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from litestar import Request
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.api.authentication import authenticate
 from appliance.api.context import context_of
@@ -31,11 +32,26 @@ async def provide_work(request: Request[Any, Any, Any]) -> AsyncGenerator[Work, 
 @asynccontextmanager
 async def open_work(request: Request[Any, Any, Any]) -> AsyncIterator[Work]:
     """For the few routes that must not hold a session while they answer: a stream, a log, a file."""
+    if request.method in SAFE_METHODS:
+        async with open_reading(request) as work:
+            yield work
+        return
     context = context_of(request)
-    reads = request.method in SAFE_METHODS
-    async with context.database.read() if reads else context.database.write() as session:
-        actor = await authenticate(session, context, request)
-        bind(actor=actor.name, tenant=actor.tenant_id)
-        yield Work(session, actor, context.clock)
-        if not reads and "unaudited" not in request.route_handler.opt and not audit.is_recorded(session):
+    async with context.database.write() as session:
+        yield await _work(session, request)
+        if "unaudited" not in request.route_handler.opt and not audit.is_recorded(session):
             raise AuditMissing(path=request.scope["path"])
+
+
+@asynccontextmanager
+async def open_reading(request: Request[Any, Any, Any]) -> AsyncIterator[Work]:
+    """For what a request looks up before its transaction begins."""
+    async with context_of(request).database.read() as session:
+        yield await _work(session, request)
+
+
+async def _work(session: AsyncSession, request: Request[Any, Any, Any]) -> Work:
+    context = context_of(request)
+    actor = await authenticate(session, context, request)
+    bind(actor=actor.name, tenant=actor.tenant_id)
+    return Work(session, actor, context.clock)

@@ -36,6 +36,7 @@ from appliance.kernel.settings import Settings
 from appliance.launchers.contract import Launcher
 from appliance.launchers.ownership import pids_of
 from appliance.launchers.process.launcher import ProcessLauncher, ProcessSettings
+from appliance.models.estimation import FactsReader
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.queries import models_of_tenant
 from appliance.models.repository import ModelRepository
@@ -122,6 +123,7 @@ def build(
             catalog=catalog,
             find_model=version_for_service,
             launcher=machinery.launcher,
+            read_facts=FactsReader(repository.store).facts,
             is_ready=_readiness(machinery),
         ),
         models=repository,

@@ -11,6 +11,7 @@ from appliance.cli.connection import Connection, segment
 from appliance.cli.following import follow
 from appliance.cli.options import client_command, confirm, limit_option, require_change, timeout_option, yes_option
 from appliance.cli.output import show_json, show_list, show_object
+from appliance.cli.sizes import SIZE
 from appliance.cli.traffic import take_traffic, traffic_options
 from appliance.cli.waiting import until_gone, until_settled, until_state
 
@@ -43,6 +44,7 @@ def service() -> None: ...
 @click.option("--listener", type=click.Choice(["own", "shared"]), help="a port of its own, or a path on a shared one")
 @click.option("--port", type=int, help="a port of the gateway [default: the lowest that is free]")
 @click.option("--served-model", help="the model name clients use [default: NAME]")
+@click.option("--device-memory", "device_memory_bytes", type=SIZE, help="of each device, instead of the estimate")
 @click.option("--description", default="", help="what it is for")
 @click.option("--arg", "args", multiple=True, metavar="--FLAG=VALUE", help="argument for the engine; may be repeated")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="environment of the engine; may be repeated")

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.runtimes.capability import CombinationRefused, ModelTraits, check
 from appliance.runtimes.catalog import Catalog, Mode, RuntimeSpec
+from appliance.services.needs import Needs
 from gpu.tables import FlavorRow, PoolRow
 
 DEFAULT_POOL = "default"
@@ -22,6 +23,7 @@ class Choice:
     flavor: FlavorRow
     pool: PoolRow
     image: str | None
+    needs: Needs | None
 
 
 async def choose_flavor(session: AsyncSession, wanted: str | None) -> FlavorRow:

@@ -20,8 +20,10 @@ from appliance.runtimes.catalog import Catalog, RuntimeSpec
 from appliance.runtimes.images import choose_image
 from appliance.services import trust
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
+from appliance.services.corrections import correction_of, family_of
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
+from appliance.services.needs import Asked, Facts, needs
 from appliance.services.schemas import CreateService, Exposure
 from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
@@ -56,6 +58,12 @@ class ModelVersion(Protocol):
     def architectures(self) -> Sequence[str]: ...
 
 
+class ReadFacts(Protocol):
+    async def __call__(self, version_id: str, /) -> Facts:
+        """What the files of a version tell of its memory."""
+        ...
+
+
 class FindModel(Protocol):
     async def __call__(
         self, session: AsyncSession, scope: TenantScope, model: str, version: str | None
@@ -69,6 +77,7 @@ class Publishing:
     catalog: Catalog
     find_model: FindModel
     launcher: Isolation
+    read_facts: ReadFacts
     is_ready: Callable[[RuntimeSpec], bool]
     """Whether a runtime could start here now, for the choice among those that could serve."""
 
@@ -120,10 +129,13 @@ async def _choose(session: AsyncSession, publishing: Publishing, request: Create
         architectures=tuple(model.architectures),
     )
     runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
-    arguments.check_args(runtime, request.args)
+    args = arguments.check_args(runtime, request.args)
     arguments.check_env(runtime, request.env)
     image = await choose_image(session, runtime, publishing.launcher.name, request.image)
-    return Choice(runtime, flavor, await choose_pool(session, request.pool), image)
+    asked = Asked(runtime=runtime, args=args, devices=flavor.devices, device_memory_bytes=request.device_memory_bytes)
+    correction = await correction_of(session, runtime.name, family_of(model.architectures))
+    found = needs(asked, await publishing.read_facts(model.version_id), correction)
+    return Choice(runtime, flavor, await choose_pool(session, request.pool), image, found)
 
 
 async def _check_name(work: Work, tenant_id: str, name: str) -> None:
@@ -191,6 +203,10 @@ def _deployment_row(service: ServiceRow, request: CreateService, model: ModelVer
         flavor_id=choice.flavor.id,
         flavor_name=choice.flavor.name,
         devices=choice.flavor.devices,
+        device_memory_bytes=choice.needs.device_memory_bytes if choice.needs else 0,
+        cpu_millis=round(choice.flavor.cpus * 1000),
+        memory_bytes=choice.flavor.memory_bytes,
+        needs=msgspec.to_builtins(choice.needs),
         replicas=request.replicas,
         args=list(request.args),
         env=dict(request.env),

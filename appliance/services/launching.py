@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.errors import ApplianceError, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
+from appliance.runtimes.arguments import with_split
 from appliance.runtimes.rendering import render
 from appliance.services import failing, preparing, trust
 from appliance.services.events import note
@@ -66,7 +67,7 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
         machinery.launcher.name,
         layout,
         served_name=service.served_model,
-        args=deployment.args,
+        args=with_split(runtime, deployment.args, deployment.devices),
         env=deployment.env,
         environments=machinery.environments,
     )

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gpu.estimate.correction import Correction
+from gpu.estimate.estimate import Estimate
 from tenants.limits import Limits
 
 ServiceName = Annotated[
@@ -20,6 +22,10 @@ ServedModel = Annotated[
 ]
 """What requests call the model; a word of the engine's command line too, so it never looks like an option."""
 Description = Annotated[str, Meta(max_length=1000)]
+DeviceMemory = Annotated[
+    int,
+    Meta(ge=1, le=1 << 50, description="what each device must have, instead of the estimate; nothing without devices"),
+]
 
 
 class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -88,6 +94,7 @@ class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     listener: Exposure = Exposure.own
     port: Annotated[int, Meta(ge=1, le=65535, description="only with a listener of its own")] | None = None
     served_model: ServedModel | None = None
+    device_memory_bytes: DeviceMemory | None = None
     description: Description = ""
     args: list[str] = []
     env: dict[str, str] = {}
@@ -132,6 +139,23 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     exit: Any
 
 
+class MemoryNeeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What one replica takes of each of its devices, in bytes, as found when it was published. `device_memory_bytes` is
+    what a device must have: what a person gave, or the breakdown's total by `share`, the part of a device that the
+    engine takes; 0 without devices. The breakdown is for `concurrency` sequences of `context` tokens, with cache and
+    overhead by the factors of the correction.
+    """
+
+    source: str
+    device_memory_bytes: int
+    devices: int
+    context: int | None
+    concurrency: int | None
+    share: float
+    breakdown: Estimate | None
+    correction: Correction
+
+
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
@@ -142,6 +166,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     image: str | None
     flavor: str
+    memory: MemoryNeeds | None
     replicas: int
     ready_replicas: int
     args: list[str]

@@ -12,12 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.gateway.queries import shared_ports
 from appliance.gateway.tables import GatewayRow
 from appliance.services import queries
+from appliance.services.needs import Needs
 from appliance.services.schemas import (
     Affinity,
     Capture,
     DeploymentView,
     EventView,
     Exposure,
+    MemoryNeeds,
     Queue,
     ReplicaView,
     SamplingDefaults,
@@ -152,6 +154,7 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
         runtime=row.runtime,
         image=row.image,
         flavor=row.flavor_name,
+        memory=memory_needs(msgspec.convert(row.needs, Needs | None)),
         replicas=row.replicas,
         ready_replicas=sum(replica.state == ReplicaState.ready for replica in replicas),
         args=row.args,
@@ -159,6 +162,21 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
         failures=row.failures,
         next_start_at=row.next_start_at,
         current=[_replica(replica) for replica in replicas],
+    )
+
+
+def memory_needs(needs: Needs | None) -> MemoryNeeds | None:
+    if needs is None:
+        return None
+    return MemoryNeeds(
+        source=needs.source,
+        device_memory_bytes=needs.device_memory_bytes,
+        devices=needs.devices,
+        context=needs.context,
+        concurrency=needs.concurrency,
+        share=needs.share,
+        breakdown=needs.breakdown,
+        correction=needs.correction,
     )
 
 

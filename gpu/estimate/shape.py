@@ -94,13 +94,10 @@ def _positions(parts: list[Any]) -> int | None:
     stretched = _first(parts, "rope_scaling") or _first(parts, "rope_parameters")
     if positions is None or not isinstance(stretched, Mapping):
         return positions
-    kind = stretched.get("rope_type", stretched.get("type"))
-    factor = stretched.get("factor")
-    if (
-        kind not in ("yarn", "linear", "dynamic")
-        or type(factor) not in (int, float)
-        or not 1 <= factor <= _MOST_STRETCH
-    ):
+    kind, factor = stretched.get("rope_type", stretched.get("type")), stretched.get("factor")
+    if kind not in ("yarn", "linear", "dynamic") or not isinstance(factor, int | float):
+        return positions
+    if not 1 <= factor <= _MOST_STRETCH:
         return positions
     if kind == "yarn":
         positions = _figure([stretched], ("original_max_position_embeddings",)) or positions

@@ -19,6 +19,7 @@ from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.leases import Guarded
+from appliance.models.estimation import VersionFacts
 from appliance.models.tables import ModelRow, ModelVersionRow
 from appliance.runtimes.catalog import Catalog
 from appliance.services import queries
@@ -30,6 +31,7 @@ from appliance.services.reconciler import ServiceReconciler
 from appliance.services.schemas import CreateService, UpdateService
 from appliance.services.states import ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+from gpu.estimate.weights import TensorFact
 from gpu.states import DeviceState, NodeState
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 from tenants.actors import Actor, ActorKind
@@ -43,6 +45,17 @@ from tests.services.preparations import Verifier
 from tests.support.waiting import eventually_async
 
 GIB: Final = 1024**3
+TINY: Final = VersionFacts(
+    {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "vocab_size": 256,
+        "max_position_embeddings": 512,
+    },
+    (TensorFact("model.layers.0.mlp.up_proj.weight", (64, 64), 8192),),
+)
+"""What the files of the model `tiny` tell."""
 LIMIT: Final = 10
 """Of each resource that a tenant's quota counts."""
 
@@ -224,6 +237,9 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
     async def find_model(*_: object) -> Found:
         return found
 
+    async def facts_of(_: str) -> VersionFacts:
+        return TINY
+
     catalog = Catalog([light(folder / "light")])
     launcher, publisher, workers, verifier = MemoryLauncher(clock), Publisher(), Workers(), Verifier()
 
@@ -245,7 +261,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         backoff=Backoff(first_s=1, cap_s=300),
         timing=Timing(probe_s=5, probe_period_s=0.02, stop_grace_s=5, drain=timedelta(seconds=30)),
     )
-    publishing = Publishing(catalog, find_model, launcher, is_ready=lambda _: True)
+    publishing = Publishing(catalog, find_model, launcher, facts_of, is_ready=lambda _: True)
     return Stage(
         database, clock, machinery, launcher, publisher, workers, tenant_id, found.version_id, publishing, verifier
     )

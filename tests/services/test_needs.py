@@ -1,0 +1,169 @@
+"""What a replica needs of its devices, for the workload of its arguments; what cannot be told asks for a number."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import pytest
+
+from appliance.kernel.resources import resource
+from appliance.models.estimation import VersionFacts
+from appliance.runtimes.arguments import check_args
+from appliance.runtimes.catalog import read_runtime
+from appliance.runtimes.errors import ArgumentRefused
+from appliance.services.needs import Asked, Needs, needs
+from gpu.estimate.correction import NONE, Correction
+from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.weights import TensorFact
+from tests.gpu.checkpoints import LLAMA2_7B, LLAMA3_70B
+
+KIB, GIB = 1024, 1024**3
+VLLM = read_runtime(resource("images") / "vllm" / "runtime.toml")
+TRANSFORMERS = read_runtime(resource("images") / "transformers" / "runtime.toml")
+WEIGHTS = (
+    TensorFact("model.layers.0.mlp.up_proj.weight", (11008, 4096), 12 * GIB),
+    TensorFact("lm_head.weight", (32000, 4096), GIB),
+)
+LLAMA = VersionFacts(LLAMA2_7B, WEIGHTS)
+
+
+def found(
+    *args: str,
+    devices: int = 1,
+    facts: VersionFacts = LLAMA,
+    runtime: Any = VLLM,
+    given: int | None = None,
+    correction: Correction = NONE,
+) -> Needs:
+    asked = Asked(runtime=runtime, args=check_args(runtime, args), devices=devices, device_memory_bytes=given)
+    told = needs(asked, facts, correction)
+    assert told is not None
+    return told
+
+
+def test_without_arguments_it_is_one_sequence_of_the_models_context() -> None:
+    told = found()
+    assert (told.context, told.concurrency, told.share) == (4096, 1, 0.92)
+    assert told.breakdown is not None
+    assert told.breakdown.kv_cache_bytes == 4096 * 512 * KIB
+    assert told.device_memory_bytes == ceil(told.breakdown.total_bytes / 0.92)
+
+
+@pytest.mark.parametrize(
+    ("args", "cache"),
+    [
+        (["--max-model-len=1024"], 1024 * 512 * KIB),
+        (["--max-model-len", "1024", "--max-num-seqs", "8"], 8 * 1024 * 512 * KIB),
+        (["--kv-cache-dtype=fp8_e4m3"], 4096 * 256 * KIB),
+        (["--dtype=float32"], 4096 * 1024 * KIB),
+        (["--kv-cache-memory-bytes=5368709120", "--max-num-seqs=64"], 5 * GIB),
+    ],
+)
+def test_the_cache_follows_the_arguments(args: list[str], cache: int) -> None:
+    told = found(*args).breakdown
+    assert told is not None
+    assert told.kv_cache_bytes == cache
+
+
+def test_the_other_arguments_count() -> None:
+    plain, eager, wide = found().estimated, found("--enforce-eager").estimated, found("--dtype=float32").estimated
+    assert plain is not None
+    assert eager is not None
+    assert wide is not None
+    assert (plain.graphs_bytes, eager.graphs_bytes) == (320 * 1024 * KIB, 0)
+    assert wide.weights_bytes == 2 * plain.weights_bytes
+    half = found("--gpu-memory-utilization=0.5")
+    assert half.device_memory_bytes == 2 * plain.total_bytes
+
+
+def test_a_model_is_split_over_all_devices_unless_the_arguments_say_otherwise() -> None:
+    def split(*args: str, devices: int) -> tuple[int, int]:
+        told = found(*args, devices=devices).estimated
+        assert told is not None
+        return told.ranks, told.groups
+
+    assert split(devices=4) == (4, 1)
+    assert split("--tensor-parallel-size=2", devices=4) == (2, 1)
+    assert split("--tensor-parallel-size=2", "--pipeline-parallel-size=2", devices=4) == (2, 2)
+    with pytest.raises(ArgumentRefused, match="8 devices are asked for by the arguments, and the flavor has 4"):
+        split("--tensor-parallel-size=8", devices=4)
+
+
+def test_dealt_layers_take_a_part_of_everything_but_what_is_in_no_layer() -> None:
+    one, four = found().estimated, found("--pipeline-parallel-size=4", devices=4).estimated
+    assert one is not None
+    assert four is not None
+    assert one.weights_bytes == 13 * GIB
+    assert four.weights_bytes == 12 * GIB // 4 + GIB
+    assert four.kv_cache_bytes == one.kv_cache_bytes // 4
+    spread = found(devices=4, runtime=TRANSFORMERS).estimated  # an engine that splits no layer
+    assert spread is not None
+    assert (spread.ranks, spread.groups, spread.weights_bytes) == (1, 4, four.weights_bytes)
+
+
+def test_heads_that_the_devices_do_not_divide_are_refused_with_the_counts_that_do() -> None:
+    message = r"32 attention heads cannot be split over 3 devices; choose one of \[1, 2, 4, 8, 16, 32\]"
+    with pytest.raises(EstimateImpossible, match=message):
+        found(devices=3)
+    with pytest.raises(EstimateImpossible, match=message):
+        found(devices=3, given=20 * GIB)
+
+
+def test_a_person_s_number_is_taken_as_it_is() -> None:
+    told = found(given=20 * GIB, facts=VersionFacts({}, ()))
+    assert (told.source, told.device_memory_bytes, told.breakdown) == ("given", 20 * GIB, None)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        (VersionFacts({}, WEIGHTS), "num_hidden_layers"),
+        (VersionFacts(LLAMA2_7B, ()), "no safetensors weights"),
+        (VersionFacts(LLAMA2_7B, WEIGHTS, "model.safetensors: its header is cut off"), "cut off"),
+        (VersionFacts(LLAMA2_7B | {"max_position_embeddings": None}, WEIGHTS), "set --max-model-len"),
+        (VersionFacts(LLAMA2_7B | {"mamba_d_state": 16}, WEIGHTS), "mamba_d_state"),
+    ],
+)
+def test_what_cannot_be_estimated_asks_for_a_number_unless_it_needs_no_device(facts: VersionFacts, reason: str) -> None:
+    with pytest.raises(EstimateImpossible, match=rf"{reason}.*publish with device_memory_bytes"):
+        found(facts=facts)
+    assert needs(Asked(runtime=VLLM, args=(), devices=0), facts, NONE) is None
+
+
+def test_a_cache_that_holds_no_sequence_is_refused() -> None:
+    with pytest.raises(EstimateImpossible, match="does not hold one sequence of 4096 tokens"):
+        found("--kv-cache-memory-bytes=1073741824")
+
+
+def test_a_context_beyond_the_model_s_is_refused_unless_it_is_stretched() -> None:
+    with pytest.raises(EstimateImpossible, match="more than the model's 4096"):
+        found("--max-model-len=8192")
+    stretched = LLAMA2_7B | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    assert found(facts=VersionFacts(stretched, WEIGHTS)).context == 8192
+    yarn = LLAMA2_7B | {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 2048}}
+    assert found(facts=VersionFacts(yarn, WEIGHTS)).context == 8192
+    llama3 = LLAMA2_7B | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
+    assert found(facts=VersionFacts(llama3, WEIGHTS)).context == 4096
+
+
+def test_without_devices_nothing_is_asked_of_any() -> None:
+    told = found(devices=0)
+    assert told.device_memory_bytes == 0
+    assert told.breakdown is not None
+    assert told.breakdown.graphs_bytes == 0
+
+
+def test_what_engines_reported_counts() -> None:
+    plain, more = found(), found(correction=Correction(cache=1.5, cache_starts=1))
+    assert plain.breakdown is not None
+    assert more.breakdown is not None
+    assert more.breakdown.kv_cache_bytes == 1.5 * plain.breakdown.kv_cache_bytes
+    assert more.estimated == plain.estimated
+    assert more.device_memory_bytes > plain.device_memory_bytes
+
+
+def test_the_quantisation_is_kept_for_the_devices_to_be_asked() -> None:
+    config = LLAMA3_70B | {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}
+    told = found(facts=VersionFacts(config, WEIGHTS), devices=8)
+    assert told.quantisation == {"quant_method": "compressed-tensors", "format": "float-quantized"}
