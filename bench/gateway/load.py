@@ -8,6 +8,8 @@ import socket
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -63,21 +65,34 @@ def closed_loop(target: Target, body: Path, *, core: int, connections: int, seco
 
 def open_loop(target: Target, body: bytes, *, rate: float, seconds: float, connections: int = 16) -> Open:
     """Requests at fixed times over kept-alive connections. `OSError` if one fails."""
-    clients = [_Client(target) for _ in range(connections)]
-    request = target.request(body)
+    with connected(target, connections) as clients:
+        return paced(target, clients, body, rate=rate, seconds=seconds)
+
+
+@contextmanager
+def connected(target: Target, connections: int = 16) -> Iterator[list[Client]]:
+    """Clients that have connected and not asked yet."""
+    clients = [Client(target) for _ in range(connections)]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.connection.close()
+
+
+def paced(target: Target, clients: list[Client], body: bytes, *, rate: float, seconds: float) -> Open:
+    """As `open_loop`, over these connections; they may be used again."""
     gc.collect()
     gc.disable()
     try:
-        took = _paced(clients, request, interval=1.0 / rate, count=round(rate * seconds))
+        took = _paced(list(clients), target.request(body), interval=1.0 / rate, count=round(rate * seconds))
     finally:
         gc.enable()
-        for client in clients:
-            client.connection.close()
     cuts = statistics.quantiles(took, n=100)
     return Open(1000 * cuts[49], 1000 * cuts[98])
 
 
-class _Client:
+class Client:
     def __init__(self, target: Target) -> None:
         self.connection = target.connect()
         self.due = 0.0
@@ -95,8 +110,8 @@ class _Client:
         return len(body) >= int(lengths[0].partition(b":")[2]) if lengths else body.endswith(b"0\r\n\r\n")
 
 
-def _paced(clients: list[_Client], request: bytes, *, interval: float, count: int) -> list[float]:
-    idle, busy = clients, dict[socket.socket, _Client]()
+def _paced(clients: list[Client], request: bytes, *, interval: float, count: int) -> list[float]:
+    idle, busy = clients, dict[socket.socket, Client]()
     took: list[float] = []
     begin = time.perf_counter() + interval
     sent = 0

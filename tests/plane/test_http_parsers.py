@@ -1,6 +1,8 @@
 """The parsers of heads and bodies against whatever bytes there are, and against llhttp."""
 
+import asyncio
 import tracemalloc
+from typing import cast
 
 import httptools
 import pytest
@@ -12,7 +14,9 @@ from appliance.gateway.plane.chunked import LAST_CHUNK, MAX_EXTRA, ChunkDecoder,
 from appliance.gateway.plane.errors import Refusal
 from appliance.gateway.plane.head import MAX_HEAD, RequestHead, check_incomplete, parse_request
 from appliance.gateway.plane.schemas.listeners import Listener
+from appliance.gateway.plane.turns import Turns
 from tests.plane.test_codecs import POINTS, cut
+from tests.plane.virtual import Loop
 
 TOKENS = st.text("abcXYZ019-_.!~", min_size=1, max_size=12).map(str.encode)
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=30).map(
@@ -187,15 +191,19 @@ def reader(memory: BodyMemory, *, limit: int = 1000, chunked: bool = True, lengt
     return BodyReader(head, limit, listener, memory, started=10.0)
 
 
+def turns_of(loop: Loop) -> Turns:
+    return Turns(cast("asyncio.AbstractEventLoop", loop), 1)
+
+
 def test_body_takes_of_the_memory_what_it_holds_and_gives_it_back() -> None:
     memory = BodyMemory(limit=100)
-    first, second = reader(memory), reader(memory)
+    first, second, turns = reader(memory), reader(memory), turns_of(Loop())
     first.feed(encode_chunk(b"x" * 60))
     with pytest.raises(Refusal) as refused:
         second.feed(encode_chunk(b"x" * 41))
     assert (refused.value.status, refused.value.close, memory.held) == (503, True, 60)
-    second.drop()
-    first.drop()
+    second.drop(turns)
+    first.drop(turns)
     assert memory.held == 0
     with pytest.raises(Refusal) as refused:
         check_length(101, 1000, memory)
@@ -209,7 +217,7 @@ def test_chunked_body_is_refused_when_it_passes_its_limit() -> None:
     with pytest.raises(Refusal) as refused:
         body.feed(encode_chunk(b"x"))
     assert (refused.value.status, memory.held) == (413, 100)
-    body.drop()
+    body.drop(turns_of(Loop()))
 
 
 def test_body_in_tiny_pieces_takes_no_more_than_is_counted() -> None:

@@ -12,12 +12,16 @@ from appliance.gateway.plane.chunked import ChunkDecoder, MalformedChunk
 from appliance.gateway.plane.errors import Refusal, bad_framing, body_too_large, unavailable
 from appliance.gateway.plane.head import RequestHead
 from appliance.gateway.plane.schemas.listeners import Listener
+from appliance.gateway.plane.turns import Turns
 
 MAX_CHUNKS: Final = 16_384
 """Of a chunked body, above one for each KiB: more are an attack on the decoder."""
+CHUNKS_A_TURN: Final = 1024
 MAX_HELD: Final = 256 * 1024 * 1024
 """Bytes of all bodies that one worker holds, from their first byte until their answers begin."""
 _SMALL_PIECE: Final = 1024
+_GIVEN_BACK: Final = 1024 * 1024
+"""Bytes of a body that is dropped whose memory is given back in one turn: it costs as much as filling it again."""
 SMALL: Final = 256 * 1024
 """The largest body (bytes) that counts as a small one."""
 
@@ -69,6 +73,7 @@ class BodyReader:
         "_started",
         "complete",
         "deadline",
+        "more",
         "received",
     )
 
@@ -80,11 +85,13 @@ class BodyReader:
         self._memory = memory
         self._started = started
         self._pieces: list[bytes] = []
-        self._decoder = ChunkDecoder() if head.chunked else None
+        self._decoder = ChunkDecoder(CHUNKS_A_TURN) if head.chunked else None
         self._remaining = head.content_length or 0
         self.received = 0
         """Bytes of the body so far; as many are taken of `memory`."""
         self.complete = False
+        self.more = False
+        """Whether a part is kept undecoded, for another turn: `feed` it nothing then."""
         self.deadline = started + listener.body_grace_s
 
     def feed(self, data: bytes) -> bytes:
@@ -123,18 +130,22 @@ class BodyReader:
             raise refusal
         if decoder.chunks > MAX_CHUNKS + (self.received >> 10):
             raise bad_framing("too many chunks")
-        self.complete = decoder.done
+        self.complete, self.more = decoder.done, decoder.more
         return payload, decoder.rest
 
     def content(self) -> bytes:
         """The whole body; what it took of the memory is now the caller's to give back."""
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
-    def drop(self) -> None:
-        """The body is of no use any more."""
-        self._pieces.clear()
-        self._memory.give(self.received)
+    def drop(self, turns: Turns) -> None:
+        """The body is of no use any more. What it took is given back at once, or of a large one in `turns`."""
         self.received = 0
+        given = 0
+        while self._pieces and given < _GIVEN_BACK:
+            given += len(self._pieces.pop())
+        self._memory.give(given)
+        if self._pieces:
+            turns.later(lambda: self.drop(turns))
 
 
 def check_length(declared: int, limit: int, memory: BodyMemory) -> None:

@@ -13,6 +13,7 @@ MAX_LINE: Final = 1024
 MAX_EXTRA: Final = 8 * 1024
 """Bytes of all extensions and trailers of one body together."""
 MAX_DIGITS: Final = 12
+NO_BOUND: Final = 1 << 60
 _EXTENDED = re.compile(rb"([0-9a-fA-F]{1,12})[ \t]*;[\t -~\x80-\xff]*")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 _CRLF: Final = b"\r\n"
@@ -28,12 +29,16 @@ class MalformedChunk(ValueError):
 
 
 class ChunkDecoder:
-    """Feed it what arrives; it gives back the payload. After `done`, `rest` is what came behind the body."""
+    """Feed it what arrives; it gives back the payload. After `done`, `rest` is what came behind the body. `most`
+    chunks are taken of one piece, about; `more` says that others are kept and nothing has to come for them.
+    """
 
-    __slots__ = ("_buffer", "_extra", "_remaining", "chunks", "done", "rest")
+    __slots__ = ("_buffer", "_extra", "_most", "_remaining", "chunks", "done", "more", "rest")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = NO_BOUND) -> None:
         self._buffer = b""
+        self._most = most
+        self.more = False
         self._remaining = _SIZE
         """Bytes of the chunk's payload to come, or what else is expected next."""
         self._extra = 0
@@ -56,7 +61,8 @@ class ChunkDecoder:
             data = self._buffer + data
             self._buffer = b""
         pieces: list[bytes] = []
-        at = 0
+        at, last = 0, self.chunks + self._most
+        self.more = False
         while True:
             if self._remaining > 0:
                 piece = data[at : at + self._remaining]
@@ -73,6 +79,10 @@ class ChunkDecoder:
             at = line_end + 2
             if self._line(line):
                 self.rest = data[at:]
+                break
+            if self.chunks >= last:
+                self._buffer = data[at:]
+                self.more = bool(self._buffer)
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

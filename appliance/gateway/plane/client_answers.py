@@ -118,7 +118,7 @@ class AnsweringConnection(Connection):
         """The request at hand is over or given up: its body takes no memory any more."""
         body, self._body = self._body, None
         if body is not None:
-            body.drop()
+            body.drop(self._context.bulk)
         request, self._request = self._request, None
         if request is not None:
             request.release_body()

@@ -33,8 +33,13 @@ from appliance.gateway.plane.head import END, RequestHead, check_incomplete, par
 from appliance.gateway.plane.own_answers import Own, refused, tell
 from appliance.gateway.plane.request import Request
 from appliance.gateway.plane.schemas.listeners import Listener
+from appliance.gateway.plane.turns import Turns
 
 MAX_PIPELINED: Final = 64 * 1024
+BULK: Final = 64 * 1024
+"""A read of a body that brings as many bytes is followed by the next one in another turn of the loop."""
+STEPS_A_TURN: Final = 16
+"""Of one connection: requests that the gateway answers itself, as it does refusals, follow one another at once."""
 FIRST_REQUEST_S: Final = 1.0
 """How long a new connection may take to send something once the worker drains."""
 
@@ -42,7 +47,7 @@ FIRST_REQUEST_S: Final = 1.0
 class ClientConnection(AnsweringConnection):
     """Its listener's bounds are those of the moment it was accepted."""
 
-    __slots__ = ("_fresh", "_head_begun", "_processing")
+    __slots__ = ("_fresh", "_head_begun", "_processing", "_waits")
 
     def __init__(self, context: Context, listener: Listener) -> None:
         super().__init__(context, listener)
@@ -51,6 +56,8 @@ class ClientConnection(AnsweringConnection):
         self._fresh = True
         """Whether no request has come yet."""
         self._processing = False
+        self._waits = False
+        """For a turn of the loop; until then nothing is read or taken from the buffer."""
 
     # asyncio.Protocol
 
@@ -101,7 +108,31 @@ class ClientConnection(AnsweringConnection):
                 self.pause_reading()
                 self._context.held_back.add(self)
             return
+        if self._fresh and not self._context.newcomers.take():
+            self._wait(self._context.newcomers)
+            return
         self._process()
+        if len(data) >= BULK and self._state is State.BODY and not self._waits and not self._ending:
+            self._wait(self._context.bulk)
+
+    # Turns of the loop
+
+    def _wait(self, turns: Turns) -> None:
+        """Go on in another turn."""
+        self._waits = True
+        self.pause_reading()
+        turns.later(self._go_on)
+
+    def _go_on(self) -> None:
+        self._waits = False
+        if self._ending:
+            return
+        self._process()
+        if not self._waits and self._reading_paused:
+            if len(self._buffer) <= MAX_PIPELINED:
+                self.resume_reading()
+            else:
+                self._context.held_back.add(self)
 
     # Called by the worker
 
@@ -150,17 +181,21 @@ class ClientConnection(AnsweringConnection):
         """Take what is in the buffer as far as it goes. Not reentered: an answer that is given at once returns
         here, to the loop.
         """
-        if self._processing:
+        if self._processing or self._waits:
             return
         self._processing = True
+        steps = 0
         try:
             while not self._ending and not self._writing_paused and self._step():
-                pass
+                steps += 1
+                if steps >= STEPS_A_TURN and not self._ending:
+                    self._wait(self._context.bulk)
+                    break
         except Refusal as refusal:
             self._refuse_framing(refusal)
         finally:
             self._processing = False
-        waits = self._state is State.BUSY or self._writing_paused
+        waits = self._state is State.BUSY or self._writing_paused or self._waits
         if self._reading_paused and not waits and len(self._buffer) <= MAX_PIPELINED:
             self._context.held_back.discard(self)
             self.resume_reading()
@@ -248,6 +283,8 @@ class ClientConnection(AnsweringConnection):
         self._buffer = reader.feed(self._buffer)
         self.deadline = reader.deadline
         if not reader.complete:
+            if reader.more:
+                self._wait(self._context.bulk)
             return False
         self._body = None
         self._start(request, reader.content())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.gateway.plane import debug, tables
 from appliance.gateway.plane.access_log import AccessLog
@@ -24,11 +24,15 @@ from appliance.gateway.plane.settled import Books
 from appliance.gateway.plane.slots import SlotTable
 from appliance.gateway.plane.spool import Spool
 from appliance.gateway.plane.status import StatusWriter
+from appliance.gateway.plane.turns import Turns
 from appliance.gateway.plane.waiting import WaitingRoom
 from appliance.gateway.plane.waking import Waker
 
 if TYPE_CHECKING:
     from appliance.gateway.plane.client_protocol import ClientConnection
+
+NEWCOMERS: Final = 2
+"""Connections whose first request one turn of the loop begins."""
 
 
 class Context:
@@ -68,6 +72,10 @@ class Context:
         self.connections = Connections()
         self.held_back: set[ClientConnection] = set()
         """Those that are not read for now: they have sent ahead too much."""
+        self.newcomers = Turns(loop, NEWCOMERS)
+        """A storm of new connections does not keep those waiting that are being served."""
+        self.bulk = Turns(loop, 1)
+        """Reading on of large bodies, and giving back what they took: one such step a turn for all connections."""
         self.draining = False
         self.emptied = asyncio.Event()
         """Set when the last connection is gone while draining."""

@@ -197,7 +197,7 @@ class Exchange(Answering):
             connection.pause()
         self._ledger.sent()
         self._extend(self._timeouts.first_byte_s)
-        connection.send(self, self._request.for_engine())
+        connection.send(self, *self._request.for_engine())
         if not self._mirrored and self._request.service.mirror is not None:
             self._mirrored = True
             mirror(self._context, self._request, self._request.service.mirror)
