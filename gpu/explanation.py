@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gpu.requests import Cause, PlacementRequest, Reason, Rejection
-from gpu.snapshot import DeviceView, NodeView, PoolView
-from gpu.states import DeviceState, NodeState, Vendor
+from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.states import WHOLE, DeviceState, NodeState, Vendor
 from gpu.wording import compared, counted, either, gib, listed, number
 
 _Devices = Mapping[str, Sequence[DeviceView]]
 
 
-def explain(
-    pool: PoolView | None, nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest
-) -> Rejection:
-    """The rejection of a request that `place` found no fit for; `devices` are by node id."""
+def explain(snapshot: ComputeSnapshot, request: PlacementRequest) -> Rejection:
+    """The rejection of a request that fits nowhere."""
+    pool = next((pool for pool in snapshot.pools if pool.id == request.pool_id), None)
     if pool is None:
         text = f"there is no pool {request.pool_id!r}"
         return Rejection(text, (Reason(cause=Cause.no_pool, text=text),))
+    nodes = sorted(candidates(snapshot, request), key=lambda node: (node.name, node.id))
     if not nodes:
         text = f"pool {pool.name} has no node"
         return Rejection(text, (Reason(cause=Cause.no_node, text=text),))
-    ordered = sorted(nodes, key=lambda node: (node.name, node.id))
-    found = {node.id: sorted(devices[node.id], key=lambda device: (device.index, device.id)) for node in ordered}
-    return Rejection(_sentence(pool, ordered, found, request), tuple(_reasons(ordered, found, request)))
+    devices = {node.id: sorted(node.devices_in(pool.id), key=_order) for node in nodes}
+    return Rejection(_sentence(pool, nodes, devices, request), tuple(_reasons(nodes, devices, request)))
+
+
+def _order(device: DeviceView) -> tuple[int, str]:
+    return device.index, device.id
+
+
+def candidates(snapshot: ComputeSnapshot, request: PlacementRequest) -> Iterable[NodeView]:
+    """The nodes of the pool; for what needs devices, those too of which a device is in the pool."""
+    for node in snapshot.nodes:
+        if node.pool_id == request.pool_id or (request.devices and node.serves(request.pool_id)):
+            yield node
 
 
 def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
@@ -36,10 +46,19 @@ def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
         yield Cause.device_model
     if device.state is not DeviceState.healthy:
         yield Cause.device_state
-    if device.holder is not None:
+    if device.cordoned is not None:
+        yield Cause.device_cordoned
+    if device.leased + request.device_share > WHOLE:
         yield Cause.device_held
-    if device.memory_usable < request.device_memory_bytes:
+        if _bytes_offered(device, request) < request.device_memory_bytes:
+            yield Cause.device_memory
+    elif device.usable(request.device_share) < request.device_memory_bytes:
         yield Cause.device_memory
+
+
+def _bytes_offered(device: DeviceView, request: PlacementRequest) -> int:
+    """What the device could give a replica if no other held any of it."""
+    return max(0, min(device.memory_bytes - device.memory_foreign, device.memory_bytes * request.device_share // WHOLE))
 
 
 def _reasons(nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> Iterator[Reason]:
@@ -68,13 +87,18 @@ def _texts(request: PlacementRequest) -> dict[Cause, str]:
     excluded = "; ".join(sorted(set(request.excluded_models.values())))
     return {
         Cause.node_state: "not answering",
+        Cause.node_cordoned: "cordoned",
+        Cause.node_labels: f"without the labels {_labels(request)}",
         Cause.node_cpus: f"with fewer than the {number(request.cpus)} CPUs needed",
         Cause.node_memory: f"with less free memory than the {memory} needed",
         Cause.device_count: f"with fewer than {request.devices} equal devices that may be used",
         Cause.device_vendor: f"not of vendor {_vendors(request)}",
         Cause.device_model: f"ruled out: {excluded}",
         Cause.device_state: "fenced, stale or absent",
-        Cause.device_held: "held by other replicas",
+        Cause.device_cordoned: "cordoned",
+        Cause.device_held: "held by other replicas"
+        if request.device_share == WHOLE
+        else f"of which less than {request.device_share} % is free",
         Cause.device_memory: f"with less memory than the {on_device} needed, without what others hold of it",
     }
 
@@ -82,6 +106,10 @@ def _texts(request: PlacementRequest) -> dict[Cause, str]:
 def _node_obstacles(node: NodeView, devices: Sequence[DeviceView], request: PlacementRequest) -> Iterator[Cause]:
     if node.state is not NodeState.ready:
         yield Cause.node_state
+    if node.cordoned is not None:
+        yield Cause.node_cordoned
+    if not _has_labels(node, request):
+        yield Cause.node_labels
     if node.cpus < request.cpus:
         yield Cause.node_cpus
     if node.memory_free < request.memory_bytes:
@@ -107,6 +135,11 @@ def _sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, requ
     ready = [node for node in nodes if node.state is NodeState.ready]
     if not ready:
         return f"no node of pool {pool.name} answers: {listed([_with_reason(node) for node in nodes])}"
+    if not (labelled := [node for node in ready if _has_labels(node, request)]):
+        return f"no node of pool {pool.name} has the labels {_labels(request)}"
+    if not (ready := [node for node in labelled if node.cordoned is None]):
+        cordons = listed([f"{node.name} ({node.cordoned})" for node in labelled])
+        return f"every node of pool {pool.name} that could do is cordoned: {cordons}"
     if request.devices:
         about_devices = _device_sentence(pool, ready, devices, request)
         if about_devices:
@@ -125,16 +158,14 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
     if not admissible:
         why = listed(sorted({f"{device.model}: {request.excluded_models[device.model]}" for device in allowed}))
         return f"no device of pool {pool.name} may be used ({why})"
-    free = [device for device in admissible if device.is_free]
+    free = [device for device in admissible if device.is_open and device.leased + request.device_share <= WHOLE]
     if not free:
-        counts = Counter("held by replicas" if device.holder else str(device.state) for device in admissible)
+        counts = Counter(_why_not_free(device) for device in admissible)
         detail = listed([f"{count} {what}" for what, count in sorted(counts.items())])
-        return f"pool {pool.name} has no free device{kind}: {detail}"
-    largest = max(device.memory_usable for device in free)
-    if largest < request.device_memory_bytes:
-        needed, has = compared(request.device_memory_bytes, largest)
-        each = f" on each of {request.devices} devices" if request.devices > 1 else ""
-        return f"the model needs {needed}{each}, the largest free device of pool {pool.name} has {has}{_others(free)}"
+        what = "free device" if request.device_share == WHOLE else f"device with {request.device_share} % free"
+        return f"pool {pool.name} has no {what}{kind}: {detail}"
+    if max(device.usable(request.device_share) for device in free) < request.device_memory_bytes:
+        return _too_small(pool, free, request)
     groups = [(_usable_group(devices[node.id], request), node.name) for node in nodes]
     most, name = min(groups, key=lambda group: (-group[0], group[1]))
     if most < request.devices:
@@ -143,6 +174,31 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
             f"the most, {most}"
         )
     return ""
+
+
+def _too_small(pool: PoolView, free: Sequence[DeviceView], request: PlacementRequest) -> str:
+    largest = max(device.usable(request.device_share) for device in free)
+    needed, has = compared(request.device_memory_bytes, largest)
+    each = f" on each of {request.devices} devices" if request.devices > 1 else ""
+    most = "the largest free device"
+    if request.device_share < WHOLE:
+        most = f"{request.device_share} % of the largest device with room"
+    of = "of" if request.device_share == WHOLE else "in"
+    return f"the model needs {needed}{each}, {most} {of} pool {pool.name} has {has}{_others(free)}"
+
+
+def _why_not_free(device: DeviceView) -> str:
+    if device.state is not DeviceState.healthy:
+        return str(device.state)
+    return "cordoned" if device.cordoned is not None else "held by replicas"
+
+
+def _has_labels(node: NodeView, request: PlacementRequest) -> bool:
+    return all(node.labels.get(name) == value for name, value in request.node_labels.items())
+
+
+def _labels(request: PlacementRequest) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(request.node_labels.items()))
 
 
 def _others(free: Sequence[DeviceView]) -> str:

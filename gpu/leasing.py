@@ -1,42 +1,25 @@
 """Leases: placement's plan, made true in the caller's transaction, rechecked against the database.
 
-The database decides races: the primary key of `device_leases` and the CHECK of `nodes.memory_claimed`. What a plan
+The database decides races: the CHECKs of `devices.leased` and `nodes.memory_claimed`. What a plan
 assumed and no longer holds raises `PlacementLost`, after which nothing of the attempt is left in the transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import Row, delete, func, select, true, update
+from sqlalchemy import delete, func, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
 from gpu.errors import PlacementLost
+from gpu.reading import DEVICE, SnapshotReader, device_views
 from gpu.requests import PlacementRequest, Plan
-from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.snapshot import ComputeSnapshot, DeviceView, LeaseView
 from gpu.states import DeviceState, NodeState
-from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow, PoolRow
-
-_SHOWN: Final[tuple[Any, ...]] = (
-    DeviceRow.id,
-    DeviceRow.node_id,
-    DeviceRow.vendor,
-    DeviceRow.model,
-    DeviceRow.index,
-    DeviceRow.uuid,
-    DeviceRow.minor,
-    DeviceRow.memory_bytes,
-    DeviceRow.memory_foreign_bytes,
-    DeviceRow.compute_capability,
-    DeviceRow.state,
-    DeviceRow.reason,
-    DeviceRow.cordoned,
-    DeviceRow.pool_id,
-)
-"""What placement reads of a device: not the gauges and links, which are documents to be parsed."""
+from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow
 
 
 async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan, request: PlacementRequest) -> None:
@@ -51,7 +34,9 @@ async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan,
             await _claim_node(session, replica_id, plan.node_id, request)
             await _check_devices(session, plan, request)
             session.add_all(
-                DeviceLeaseRow(device_id=device_id, replica_id=replica_id, taken_at=clock.now())
+                DeviceLeaseRow(
+                    device_id=device_id, replica_id=replica_id, share=request.device_share, taken_at=clock.now()
+                )
                 for device_id in sorted(plan.device_ids)
             )
             await session.flush()
@@ -62,8 +47,9 @@ async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan,
 
 
 async def release(session: AsyncSession, replica_id: str) -> None:
-    """Give everything of `replica_id` back; one that holds nothing is fine."""
-    await session.execute(delete(DeviceLeaseRow).where(DeviceLeaseRow.replica_id == replica_id))
+    """Give everything of `replica_id` back; one that holds nothing is fine. The node's row is locked before those of
+    its devices, as in `take`.
+    """
     claims = await session.execute(
         delete(NodeClaimRow)
         .where(NodeClaimRow.replica_id == replica_id)
@@ -76,23 +62,23 @@ async def release(session: AsyncSession, replica_id: str) -> None:
             .values(memory_claimed=NodeRow.memory_claimed - memory_bytes)
             .execution_options(synchronize_session=False)
         )
+    await session.execute(delete(DeviceLeaseRow).where(DeviceLeaseRow.replica_id == replica_id))
 
 
 async def snapshot(session: AsyncSession) -> ComputeSnapshot:
-    """The compute as this transaction sees it, read as plain rows: objects of the session may be older."""
-    pools = await session.execute(select(PoolRow.id, PoolRow.name))
-    nodes = await session.execute(select(NodeRow.__table__))
-    return ComputeSnapshot(
-        pools=tuple(PoolView(pool_id, name) for pool_id, name in pools),
-        nodes=tuple(_node(row) for row in nodes),
-        devices=await _devices(session),
-    )
+    """All of the compute, read afresh; who decides often keeps a `SnapshotReader`."""
+    return await SnapshotReader().read(session)
 
 
 async def devices_of(session: AsyncSession, replica_id: str) -> Sequence[DeviceView]:
-    """The devices that a replica holds, by the driver's index: what its launch is given."""
-    held = await _devices(session, replica_id)
-    return sorted(held, key=lambda device: (device.index, device.id))
+    """The devices that a replica holds, by the driver's index: what its launch is given. `leases` tells of it alone."""
+    query: Any = (
+        select(*DEVICE, DeviceLeaseRow.share)
+        .join(DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id)
+        .where(DeviceLeaseRow.replica_id == replica_id)
+    )
+    rows = (await session.execute(query)).all()
+    return device_views(rows, {row.id: [LeaseView(replica_id, row.share)] for row in rows})
 
 
 async def on_unfit_devices(session: AsyncSession) -> dict[str, str]:
@@ -141,46 +127,3 @@ async def _check_devices(session: AsyncSession, plan: Plan, request: PlacementRe
     missing = set(plan.device_ids) - set((await session.scalars(fit)).all())
     if missing:
         raise PlacementLost(f"device {min(missing)} is no longer healthy, open and in the pool; plan again")
-
-
-def _node(row: Row[Any]) -> NodeView:
-    return NodeView(
-        id=row.id,
-        name=row.name,
-        pool_id=row.pool_id,
-        state=NodeState(row.state),
-        reason=row.reason,
-        cordoned=row.cordoned,
-        cpus=row.cpus,
-        memory_bytes=row.memory_bytes,
-        memory_claimed=row.memory_claimed,
-    )
-
-
-async def _devices(session: AsyncSession, holder: str | None = None) -> tuple[DeviceView, ...]:
-    query: Any = select(*_SHOWN, DeviceLeaseRow.replica_id).outerjoin(
-        DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id
-    )
-    if holder is not None:
-        query = query.where(DeviceLeaseRow.replica_id == holder)
-    return tuple(_device(row) for row in await session.execute(query))
-
-
-def _device(row: Row[Any]) -> DeviceView:
-    return DeviceView(
-        id=row.id,
-        node_id=row.node_id,
-        vendor=row.vendor,
-        model=row.model,
-        index=row._mapping["index"],  # noqa: SLF001 - a row is a tuple, whose `index` is a method
-        uuid=row.uuid,
-        minor=row.minor,
-        memory_bytes=row.memory_bytes,
-        memory_foreign=row.memory_foreign_bytes or 0,
-        compute_capability=row.compute_capability,
-        state=DeviceState(row.state),
-        reason=row.reason,
-        cordoned=row.cordoned,
-        pool_id=row.pool_id,
-        holder=row.replica_id,
-    )

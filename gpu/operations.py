@@ -16,7 +16,7 @@ from appliance.kernel.clock import Clock
 from appliance.kernel.errors import BadInput, InUse, NameTaken
 from appliance.kernel.ids import new_id
 from gpu.schemas import FlavorCreate, FlavorUpdate, PoolCreate, PoolUpdate
-from gpu.states import DeviceState
+from gpu.states import WHOLE, DeviceState
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 
 Blockers = Callable[[AsyncSession, str], Awaitable[Sequence[str]]]
@@ -109,14 +109,14 @@ async def clear_device(session: AsyncSession, row: DeviceRow) -> DeviceRow:
 
 async def create_flavor(session: AsyncSession, clock: Clock, new: FlavorCreate) -> FlavorRow:
     row = FlavorRow(id=new_id("flv"), version=1, created_at=clock.now(), **structs.asdict(new))
-    _check_vendor(row)
+    _check_devices(row)
     await _flush_named(session, row, "flavor")
     return row
 
 
 async def update_flavor(session: AsyncSession, row: FlavorRow, change: FlavorUpdate) -> FlavorRow:
     _assign(row, change)
-    _check_vendor(row)
+    _check_devices(row)
     await _flush_named(session, row, "flavor")
     return row
 
@@ -137,13 +137,15 @@ def _assign(row: PoolRow | FlavorRow, change: PoolUpdate | FlavorUpdate) -> None
     row.version += 1
 
 
-def _check_vendor(row: FlavorRow) -> None:
+def _check_devices(row: FlavorRow) -> None:
     if row.devices == 0 and row.device_vendor not in (None, "cpu"):
         raise BadInput(
             f"a flavor without devices cannot ask for vendor {row.device_vendor!r}; set devices to 1 or more"
         )
     if row.devices > 0 and row.device_vendor == "cpu":
         raise BadInput("vendor 'cpu' stands for running without devices; set devices to 0 or choose another vendor")
+    if row.device_share < WHOLE and row.devices != 1:
+        raise BadInput(f"a share of {row.device_share} % is of one device; set devices to 1 or device_share to 100")
 
 
 async def _flush_named(session: AsyncSession, row: PoolRow | FlavorRow, kind: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 from sqlalchemy import Select, and_, case, exists, func, or_, select
@@ -13,7 +13,8 @@ from appliance.kernel.access import Access
 from appliance.kernel.errors import NotFound
 from appliance.kernel.pagination import Page, PageRequest
 from gpu import cordoning
-from gpu.schemas import Device, DeviceGroup, Flavor, Node, Pool
+from gpu.schemas import Device, DeviceGroup, DeviceLease, Flavor, Node, Pool
+from gpu.snapshot import DeviceKind
 from gpu.states import DeviceState, NodeState, Vendor
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
@@ -71,27 +72,19 @@ async def list_devices(
         query = query.where(func.coalesce(DeviceRow.pool_id, NodeRow.pool_id) == pool_id)
     if node_id is not None:
         query = query.where(DeviceRow.node_id == node_id)
-    devices = [_device(*row) for row in await session.execute(page.apply(query, DeviceRow.id))]
+    devices = await _devices(session, page.apply(query, DeviceRow.id))
     return page.page(devices, [device.id for device in devices])
 
 
 async def show_device(session: AsyncSession, row: DeviceRow) -> Device:
-    return _device(*(await session.execute(_device_query().where(DeviceRow.id == row.id))).one())
-
-
-class DeviceKind(NamedTuple):
-    """Devices that are the same to a model."""
-
-    vendor: Vendor
-    model: str
-    compute_capability: str | None
+    return (await _devices(session, _device_query().where(DeviceRow.id == row.id)))[0]
 
 
 async def device_kinds(session: AsyncSession) -> list[DeviceKind]:
     """Of all nodes, each once."""
     query = select(DeviceRow.vendor, DeviceRow.model, DeviceRow.compute_capability).distinct().order_by(DeviceRow.model)
     rows = await session.execute(query)
-    return [DeviceKind(Vendor(vendor), model, capability) for vendor, model, capability in rows]
+    return [DeviceKind(vendor, model, capability) for vendor, model, capability in rows]
 
 
 async def list_flavors(session: AsyncSession, page: PageRequest) -> Page[Flavor]:
@@ -106,6 +99,7 @@ def show_flavor(row: FlavorRow) -> Flavor:
         description=row.description,
         device_vendor=Vendor(row.device_vendor) if row.device_vendor else None,
         devices=row.devices,
+        device_share=row.device_share,
         cpus=row.cpus,
         memory_bytes=row.memory_bytes,
         tmp_bytes=row.tmp_bytes,
@@ -195,15 +189,25 @@ async def _nodes(session: AsyncSession, rows: Sequence[NodeRow]) -> list[Node]:
     ]
 
 
-def _device_query() -> Select[DeviceRow, str, str]:
-    return (
-        select(DeviceRow, NodeRow.pool_id, DeviceLeaseRow.replica_id)
-        .join(NodeRow, NodeRow.id == DeviceRow.node_id)
-        .outerjoin(DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id)
+def _device_query() -> Select[DeviceRow, str]:
+    return select(DeviceRow, NodeRow.pool_id).join(NodeRow, NodeRow.id == DeviceRow.node_id)
+
+
+async def _devices(session: AsyncSession, query: Select[DeviceRow, str]) -> list[Device]:
+    rows = (await session.execute(query)).all()
+    ids = [row.id for row, _ in rows]
+    held = (
+        select(DeviceLeaseRow.device_id, DeviceLeaseRow.replica_id, DeviceLeaseRow.share)
+        .where(DeviceLeaseRow.device_id.in_(ids))
+        .order_by(DeviceLeaseRow.taken_at, DeviceLeaseRow.replica_id)
     )
+    leases: dict[str, list[DeviceLease]] = {}
+    for device_id, replica_id, share in await session.execute(held):
+        leases.setdefault(device_id, []).append(DeviceLease(replica_id, share))
+    return [_device(row, pool_id, leases.get(row.id, [])) for row, pool_id in rows]
 
 
-def _device(row: DeviceRow, node_pool_id: str, replica_id: str | None) -> Device:
+def _device(row: DeviceRow, node_pool_id: str, leases: list[DeviceLease]) -> Device:
     return Device(
         id=row.id,
         node_id=row.node_id,
@@ -229,6 +233,7 @@ def _device(row: DeviceRow, node_pool_id: str, replica_id: str | None) -> Device
         state=DeviceState(row.state),
         reason=row.reason,
         cordon=cordoning.shown(row),
-        replica_id=replica_id,
+        leased=row.leased,
+        leases=leases,
         seen_at=row.seen_at,
     )

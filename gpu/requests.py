@@ -7,21 +7,39 @@ from enum import StrEnum
 
 from msgspec import Struct, field
 
+from gpu.states import WHOLE
+
+
+class Strategy(StrEnum):
+    """`pack` keeps large holes whole; `spread` puts the replicas of a deployment on as many nodes as there are."""
+
+    pack = "pack"
+    spread = "spread"
+
 
 class PlacementRequest(Struct, frozen=True, kw_only=True):
-    """One replica's place: `devices` equal ones of one node, with `device_memory_bytes` on each.
+    """One replica's place: `devices` equal ones of one node, with `device_memory_bytes` on each; or, where
+    `device_share` is less than 100, that many percent of one device.
 
     `vendors` are those allowed, the preferred first; empty allows every one. `excluded_models` maps the models of
-    devices that may not be used to the reason, as the capability matrix gives it.
+    devices that may not be used to the reason, as the capability matrix gives it. `node_labels` are those that the node
+    must have. `siblings` counts the replicas of the same deployment by node, `warm_nodes` have the model's files
+    at hand. `other_pools` are those that could be asked for instead.
     """
 
     pool_id: str
     devices: int = 0
+    device_share: int = WHOLE
     vendors: tuple[str, ...] = ()
     excluded_models: Mapping[str, str] = field(default_factory=dict)
     device_memory_bytes: int = 0
     cpus: float
     memory_bytes: int
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    strategy: Strategy = Strategy.pack
+    siblings: Mapping[str, int] = field(default_factory=dict)
+    warm_nodes: frozenset[str] = frozenset()
+    other_pools: tuple[str, ...] = ()
 
 
 class Plan(Struct, frozen=True):
@@ -37,12 +55,15 @@ class Cause(StrEnum):
     no_pool = "no_pool"
     no_node = "no_node"
     node_state = "node_state"
+    node_cordoned = "node_cordoned"
+    node_labels = "node_labels"
     node_cpus = "node_cpus"
     node_memory = "node_memory"
     device_count = "device_count"
     device_vendor = "device_vendor"
     device_model = "device_model"
     device_state = "device_state"
+    device_cordoned = "device_cordoned"
     device_held = "device_held"
     device_memory = "device_memory"
 
@@ -56,12 +77,34 @@ class Reason(Struct, frozen=True, kw_only=True):
     text: str
 
 
+class Change(StrEnum):
+    """What would make room, in the order of what it costs."""
+
+    uncordon_device = "uncordon_device"
+    uncordon_node = "uncordon_node"
+    other_pool = "other_pool"
+    less_device_memory = "less_device_memory"
+    fewer_devices = "fewer_devices"
+    stop_replicas = "stop_replicas"
+    less_memory = "less_memory"
+
+
+class Remedy(Struct, frozen=True, kw_only=True):
+    """One change, with what it is about: ids of nodes, devices, replicas or a pool, or an amount (bytes, devices)."""
+
+    change: Change
+    subjects: tuple[str, ...] = ()
+    amount: int | None = None
+    text: str
+
+
 class Rejection(Struct, frozen=True):
     """`sentence` is for a person and names the first thing to change.
 
     `reasons` are complete for each node: with all those that name the node or its devices removed, the request fits
-    there.
+    there. `remedies` are single changes after which it fits, the cheapest first.
     """
 
     sentence: str
     reasons: tuple[Reason, ...]
+    remedies: tuple[Remedy, ...] = ()

@@ -20,6 +20,9 @@ ObjectName = Annotated[
 ]
 Description = Annotated[str, Meta(max_length=500)]
 DeviceCount = Annotated[int, Meta(ge=0, le=64)]
+DeviceShare = Annotated[
+    int, Meta(ge=1, le=100, description="percent of the one device, of which others get the rest; 100: of their own")
+]
 Cpus = Annotated[float, Meta(gt=0, le=4096)]
 Memory = Annotated[int, Meta(ge=1, le=1 << 50)]
 Storage = Annotated[int, Meta(ge=0, le=1 << 50)]
@@ -130,8 +133,15 @@ class NodeUpdate(Struct, frozen=True, forbid_unknown_fields=True):
     labels: Labels | UnsetType = UNSET
 
 
+class DeviceLease(Struct, frozen=True):
+    """A replica's hold of a device: `share` is percent of it, 100 excludes everyone else."""
+
+    replica_id: str
+    share: int
+
+
 class Device(Struct, frozen=True, kw_only=True):
-    """`replica_id` is who leases it, `reason` why it is not healthy.
+    """`leases` are who holds it, `leased` how many percent they hold together, `reason` why it is not healthy.
 
     `memory_used_bytes` is by all processes, `memory_foreign_bytes` by those that are not this appliance's; both and the
     `gauges` are null while they are not known. `simulated`: no hardware is behind it.
@@ -163,7 +173,8 @@ class Device(Struct, frozen=True, kw_only=True):
     state: DeviceState
     reason: str | None
     cordon: Cordon | None
-    replica_id: str | None
+    leased: int
+    leases: list[DeviceLease]
     seen_at: datetime
 
 
@@ -185,6 +196,7 @@ class Flavor(Struct, frozen=True, kw_only=True):
     description: str
     device_vendor: Vendor | None
     devices: int
+    device_share: int
     cpus: float
     memory_bytes: int
     tmp_bytes: int
@@ -197,6 +209,7 @@ class FlavorCreate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     description: Description = ""
     device_vendor: Vendor | None = None
     devices: DeviceCount = 0
+    device_share: DeviceShare = 100
     cpus: Cpus
     memory_bytes: Memory
     tmp_bytes: Storage = 1 << 30
@@ -209,6 +222,7 @@ class FlavorUpdate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     description: Description | UnsetType = UNSET
     device_vendor: Vendor | UnsetType | None = UNSET
     devices: DeviceCount | UnsetType = UNSET
+    device_share: DeviceShare | UnsetType = UNSET
     cpus: Cpus | UnsetType = UNSET
     memory_bytes: Memory | UnsetType = UNSET
     tmp_bytes: Storage | UnsetType = UNSET

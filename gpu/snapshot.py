@@ -1,10 +1,21 @@
-"""The compute of one moment, immutable: what placement reads. Made by `gpu.leasing.snapshot`."""
+"""The compute of one moment, immutable: what placement reads. Made by `gpu.reading`.
+
+A node holds its devices, so that what a decision changes is one node and all the others stay the same objects, with
+what placement has worked out of them (`gpu.groups`). The order of nodes and devices means nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
 from msgspec import Struct
 
-from gpu.states import DeviceState, NodeState
+from gpu.fragmentation import Size
+from gpu.groups import Group, groups_of
+from gpu.states import WHOLE, DeviceState, NodeState
 
 
 class PoolView(Struct, frozen=True):
@@ -12,29 +23,26 @@ class PoolView(Struct, frozen=True):
     name: str
 
 
-class NodeView(Struct, frozen=True, kw_only=True):
-    """`cpus` are shared by the node's replicas, each capped; memory is claimed and never promised twice. `cordoned` is
-    why a person takes nothing new there, None where it is open.
-    """
+class DeviceKind(NamedTuple):
+    """Devices that are the same to a model."""
 
-    id: str
-    name: str
-    pool_id: str
-    state: NodeState = NodeState.ready
-    reason: str | None = None
-    cordoned: str | None = None
-    cpus: float
-    memory_bytes: int
-    memory_claimed: int = 0
+    vendor: str
+    model: str
+    compute_capability: str | None
 
-    @property
-    def memory_free(self) -> int:
-        return self.memory_bytes - self.memory_claimed
+
+class LeaseView(Struct, frozen=True):
+    """A replica's hold of a device; `share` is percent, 100 excludes everyone else."""
+
+    replica_id: str
+    share: int = WHOLE
 
 
 class DeviceView(Struct, frozen=True, kw_only=True):
-    """`holder` is the replica that leases the device; `memory_foreign` is held by processes that are no replica's.
-    `pool_id` None: the device is in its node's pool.
+    """`memory_foreign` is held by processes that are no replica's. `pool_id` None: the device is in its node's pool.
+
+    `domains` are the device's places in the node's topology, from the tightest (see `gpu.topology`); devices with the
+    same number at the same position are linked that well. Empty where the driver does not tell.
     """
 
     id: str
@@ -47,24 +55,106 @@ class DeviceView(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     memory_foreign: int = 0
     compute_capability: str | None = None
+    domains: tuple[int, ...] = ()
     state: DeviceState = DeviceState.healthy
     reason: str | None = None
     cordoned: str | None = None
     pool_id: str | None = None
-    holder: str | None = None
+    leases: tuple[LeaseView, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything new may come here at all."""
+        return self.state is DeviceState.healthy and self.cordoned is None
 
     @property
     def is_free(self) -> bool:
-        return self.state is DeviceState.healthy and self.cordoned is None and self.holder is None
+        return self.is_open and not self.leases
 
     @property
-    def memory_usable(self) -> int:
-        return max(0, self.memory_bytes - self.memory_foreign)
+    def leased(self) -> int:
+        """Percent of the device that replicas hold."""
+        return sum(lease.share for lease in self.leases)
+
+    def usable(self, share: int) -> int:
+        """Bytes that a replica which gets `share` percent would find; 0 where so much is not left."""
+        leased = self.leased
+        if leased + share > WHOLE:
+            return 0
+        left = self.memory_bytes - self.memory_foreign - self.memory_bytes * leased // WHOLE
+        return max(0, min(left, self.memory_bytes * share // WHOLE))
 
 
-class ComputeSnapshot(Struct, frozen=True):
-    """The order of the members means nothing."""
+@dataclass(frozen=True, kw_only=True)
+class NodeView:
+    """`cpus` are shared by the node's replicas, each capped; memory is claimed and never promised twice.
+
+    `cordoned` is why a person takes nothing new there, None where it is open.
+    """
+
+    id: str
+    name: str
+    pool_id: str
+    state: NodeState = NodeState.ready
+    reason: str | None = None
+    cordoned: str | None = None
+    cpus: float
+    memory_bytes: int
+    memory_claimed: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[DeviceView, ...] = ()
+
+    @property
+    def memory_free(self) -> int:
+        return self.memory_bytes - self.memory_claimed
+
+    @property
+    def is_open(self) -> bool:
+        return self.state is NodeState.ready and self.cordoned is None
+
+    def devices_in(self, pool_id: str) -> tuple[DeviceView, ...]:
+        """Those that belong to the pool: a single device may be in another than its node."""
+        return tuple(device for device in self.devices if (device.pool_id or self.pool_id) == pool_id)
+
+    def serves(self, pool_id: str) -> bool:
+        """Whether the node, or a device of it, is in the pool."""
+        return self.pool_id == pool_id or any(device.pool_id == pool_id for device in self.devices)
+
+    @cached_property
+    def kinds(self) -> frozenset[DeviceKind]:
+        return frozenset(DeviceKind(device.vendor, device.model, device.compute_capability) for device in self.devices)
+
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[Group, ...]]:
+        """By pool: the equal devices with room, worked out once for as long as the node stays as it is."""
+        return groups_of(self.pool_id, self.devices)
+
+
+@dataclass(frozen=True)
+class ComputeSnapshot:
+    """`mix` is what is asked for on this platform: placement keeps room for it where it has a choice."""
 
     pools: tuple[PoolView, ...]
     nodes: tuple[NodeView, ...]
-    devices: tuple[DeviceView, ...]
+    mix: tuple[Size, ...] = ()
+
+    @property
+    def devices(self) -> Iterable[DeviceView]:
+        return (device for node in self.nodes for device in node.devices)
+
+    @cached_property
+    def kinds(self) -> frozenset[DeviceKind]:
+        """Of every device that there is."""
+        return frozenset[DeviceKind]().union(*(node.kinds for node in self.nodes))
+
+    @cached_property
+    def positions(self) -> Mapping[str, int]:
+        """Where in `nodes` the node with an id is."""
+        return {node.id: position for position, node in enumerate(self.nodes)}
+
+    def with_node(self, node: NodeView) -> ComputeSnapshot:
+        """The same with this node in place of the one that has its id."""
+        position = self.positions[node.id]
+        changed = ComputeSnapshot(self.pools, (*self.nodes[:position], node, *self.nodes[position + 1 :]), self.mix)
+        changed.__dict__["positions"] = self.positions  # as it was: no node moved
+        return changed

@@ -1,6 +1,7 @@
 """Rows of compute. The database itself guards the leases.
 
-* I1: `device_leases.device_id` is the primary key, so a device has at most one holder.
+* I1: `devices.leased` is the sum of the shares of the device's leases, in percent; its CHECK keeps it within 100, so
+  that a device which one replica holds whole has no other holder. Triggers keep the sum.
 * `nodes.memory_claimed` is the sum of the node's claims; its CHECK keeps it within the node's memory.
 """
 
@@ -33,6 +34,7 @@ class PoolRow(Base):
 class NodeRow(Base):
     """A machine. `memory_bytes` is what replicas may claim: the machine's (or cgroup's) less a reserve.
 
+    `revision` is drawn anew by triggers with each change of the node, its devices or their leases that placement reads.
     `cordoned` is why nothing new is placed there, since `cordoned_at`; NULL while it may be. `draining`: what runs
     there is to go elsewhere too. Devices have the same. All three are a person's, `state` is what a probe saw.
     """
@@ -61,6 +63,7 @@ class NodeRow(Base):
     boot_id: Mapped[Name]
     seen_at: Mapped[Instant]
     created_at: Mapped[Instant]
+    revision: Mapped[str] = mapped_column(String(36), default="", server_default="")
 
 
 class DeviceRow(Base):
@@ -77,6 +80,7 @@ class DeviceRow(Base):
     __table_args__ = (
         UniqueConstraint("uuid"),
         CheckConstraint("NOT draining OR cordoned IS NOT NULL", name="draining_is_cordoned"),
+        CheckConstraint("leased BETWEEN 0 AND 100", name="leased_once"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -103,6 +107,7 @@ class DeviceRow(Base):
     cordoned: Mapped[str | None] = mapped_column(String())
     cordoned_at: Mapped[datetime | None] = mapped_column(UtcDateTime())
     draining: Mapped[bool] = mapped_column(default=False, server_default=false())
+    leased: Mapped[int] = mapped_column(default=0, server_default="0")
     state: Mapped[Name]
     reason: Mapped[str | None] = mapped_column(String())
     seen_at: Mapped[Instant]
@@ -110,7 +115,10 @@ class DeviceRow(Base):
 
 
 class FlavorRow(Base):
-    """What one replica gets. `device_vendor` None: of any vendor. CPUs are a cap and shared, memory is claimed."""
+    """What one replica gets. `device_vendor` None: of any vendor. CPUs are a cap and shared, memory is claimed.
+
+    `device_share` is percent of the one device, whose rest others may have; 100: the devices are its own.
+    """
 
     __tablename__ = "flavors"
     __table_args__ = (
@@ -118,6 +126,8 @@ class FlavorRow(Base):
         CheckConstraint("cpus > 0", name="some_cpu"),
         CheckConstraint("memory_bytes > 0", name="some_memory"),
         CheckConstraint("tmp_bytes >= 0", name="tmp_not_negative"),
+        CheckConstraint("device_share BETWEEN 1 AND 100", name="share_is_percentage"),
+        CheckConstraint("device_share = 100 OR devices = 1", name="share_of_one_device"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -125,6 +135,7 @@ class FlavorRow(Base):
     description: Mapped[Text] = mapped_column(default="")
     device_vendor: Mapped[str | None] = mapped_column(String(32))
     devices: Mapped[int]
+    device_share: Mapped[int] = mapped_column(default=100, server_default="100")
     cpus: Mapped[float] = mapped_column(Float())
     memory_bytes: Mapped[Bytes]
     tmp_bytes: Mapped[Bytes]
@@ -133,12 +144,14 @@ class FlavorRow(Base):
 
 
 class DeviceLeaseRow(Base):
-    """Who holds a device, exclusively (invariant I1)."""
+    """Who holds how much of a device (invariant I1): `share` is percent of its memory, 100 excludes everyone else."""
 
     __tablename__ = "device_leases"
+    __table_args__ = (CheckConstraint("share BETWEEN 1 AND 100", name="share_is_percentage"),)
 
     device_id: Mapped[Id] = mapped_column(ForeignKey("devices.id"), primary_key=True)
-    replica_id: Mapped[Id] = mapped_column(index=True)
+    replica_id: Mapped[Id] = mapped_column(primary_key=True, index=True)
+    share: Mapped[int] = mapped_column(default=100, server_default="100")
     taken_at: Mapped[Instant]
 
 

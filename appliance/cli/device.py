@@ -13,6 +13,7 @@ from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_show
 from appliance.cli.sizes import readable
 
+WHOLE = 100
 KIND = Kind(
     "device",
     "devices",
@@ -29,7 +30,7 @@ KIND = Kind(
         ("POOL", "pool_id"),
         ("STATE", "state"),
         ("OPEN", "open"),
-        ("REPLICA", "replica_id"),
+        ("REPLICAS", "holders"),
         ("REASON", "why"),
     ),
 )
@@ -58,8 +59,14 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
         "load": _with_unit(item, "utilisation_percent", "%"),
         "heat": _with_unit(item, "temperature_c", "C"),
         "open": disposition(item),
+        "holders": ", ".join(_holder(lease) for lease in item["leases"]),
         "why": item["reason"] or (item["cordon"] or {}).get("reason"),
     }
+
+
+def _holder(lease: dict[str, Any]) -> str:
+    share = f" ({lease['share']} %)" if lease["share"] < WHOLE else ""
+    return f"{lease['replica_id']}{share}"
 
 
 def _size(amount: int | None) -> str:

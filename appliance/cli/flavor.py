@@ -19,6 +19,7 @@ KIND = Kind(
     (
         ("NAME", "name"),
         ("DEVICES", "devices"),
+        ("SHARE", "share"),
         ("VENDOR", "device_vendor"),
         ("CPUS", "cpus"),
         ("MEMORY", "memory"),
@@ -36,6 +37,9 @@ def _members(*, required: bool) -> Callable[[Callable[..., Any]], Callable[..., 
             click.option("--cpus", type=float, required=required, help="CPUs of one replica"),
             click.option("--memory", "memory_bytes", type=SIZE, required=required, help="memory, such as 16GiB"),
             click.option("--devices", type=int, help="how many devices [default: 0]"),
+            click.option(
+                "--share", "device_share", type=int, help="percent of one device, shared with others [default: 100]"
+            ),
             click.option(
                 "--vendor", "device_vendor", help=f"nvidia, iluvatar or cpu; {ANY} for any of them [default: {ANY}]"
             ),
@@ -70,7 +74,8 @@ def _body(members: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(item: dict[str, Any]) -> dict[str, Any]:
-    return item | {"memory": readable(item["memory_bytes"]), "tmp": readable(item["tmp_bytes"])}
+    share = f"{item['device_share']} %" if item["devices"] else ""
+    return item | {"share": share, "memory": readable(item["memory_bytes"]), "tmp": readable(item["tmp_bytes"])}
 
 
 add_list(flavor, KIND, "List the sizes that replicas come in.", _row)

@@ -22,7 +22,7 @@ from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Workload, estimate
 from gpu.estimate.weights import TensorFact
-from gpu.queries import DeviceKind
+from gpu.snapshot import DeviceKind
 from gpu.states import Vendor
 
 _KEPT: Final = 8

@@ -1,11 +1,13 @@
 """Snapshots for tests: by hand, and drawn by hypothesis."""
 
+from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
-from gpu.requests import PlacementRequest
-from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
+from gpu.requests import PlacementRequest, Strategy
+from gpu.snapshot import ComputeSnapshot, DeviceView, LeaseView, NodeView, PoolView
 from gpu.states import DeviceState, NodeState
 
 GIB = 1024**3
@@ -26,11 +28,16 @@ def device(index: int = 0, on: str = "n1", **members: Any) -> DeviceView:
 
 
 def snapshot(*members: NodeView | DeviceView) -> ComputeSnapshot:
-    return ComputeSnapshot(
-        pools=(POOL, OTHER),
-        nodes=tuple(member for member in members if isinstance(member, NodeView)),
-        devices=tuple(member for member in members if isinstance(member, DeviceView)),
-    )
+    devices: dict[str, list[DeviceView]] = defaultdict(list)
+    for member in members:
+        if isinstance(member, DeviceView):
+            devices[member.node_id].append(member)
+    nodes = [member for member in members if isinstance(member, NodeView)]
+    return ComputeSnapshot((POOL, OTHER), tuple(replace(host, devices=tuple(devices[host.id])) for host in nodes))
+
+
+def held(*replicas: str, share: int = 100) -> tuple[LeaseView, ...]:
+    return tuple(LeaseView(replica, share) for replica in replicas)
 
 
 def request(**members: Any) -> PlacementRequest:
@@ -40,6 +47,7 @@ def request(**members: Any) -> PlacementRequest:
 _sizes = st.sampled_from([0, 1, 16, 24, 80]).map(lambda size: size * GIB)
 _models = st.sampled_from(["L4", "H100", "MR-V100", "BI-V150"])
 _vendors = st.sampled_from(["nvidia", "iluvatar"])
+_leases = [(), (), held("rpl_x"), held("rpl_y", share=25), (*held("rpl_x", share=50), *held("rpl_z", share=30))]
 
 
 @st.composite
@@ -52,6 +60,8 @@ def nodes(draw: st.DrawFn, number: int) -> NodeView:
         cpus=draw(st.sampled_from([1.0, 2.5, 16.0])),
         memory_bytes=memory,
         memory_claimed=draw(st.sampled_from([0, memory // 2, memory])),
+        cordoned=draw(st.sampled_from([None, None, None, "a new fan"])),
+        labels=draw(st.sampled_from([{}, {"zone": "a"}, {"zone": "b"}])),
     )
 
 
@@ -65,7 +75,10 @@ def devices(draw: st.DrawFn, on: str, index: int) -> DeviceView:
         memory_bytes=draw(_sizes),
         memory_foreign=draw(st.sampled_from([0, 0, 10 * GIB])),
         state=draw(st.sampled_from([DeviceState.healthy, DeviceState.healthy, *DeviceState])),
-        holder=draw(st.sampled_from([None, None, "rpl_x"])),
+        leases=draw(st.sampled_from(_leases)),
+        cordoned=draw(st.sampled_from([None, None, None, "a new riser"])),
+        pool_id=draw(st.sampled_from([None, None, None, POOL.id, OTHER.id])),
+        domains=draw(st.sampled_from([(), (0, 0, 0), (index // 2, 0, 0), (index, index, index // 2)])),
     )
 
 
@@ -78,13 +91,23 @@ def snapshots(draw: st.DrawFn) -> ComputeSnapshot:
     return snapshot(*members)
 
 
-requests = st.builds(
-    PlacementRequest,
-    pool_id=st.sampled_from([POOL.id, POOL.id, POOL.id, "pol_none"]),
-    devices=st.integers(0, 3),
-    vendors=st.lists(_vendors, unique=True, max_size=2).map(tuple),
-    excluded_models=st.sampled_from([{}, {}, {"BI-V150": "TianGai devices run normal mode only"}]),
-    device_memory_bytes=_sizes,
-    cpus=st.sampled_from([0.5, 2.0, 16.0]),
-    memory_bytes=_sizes,
-)
+@st.composite
+def wanted(draw: st.DrawFn) -> PlacementRequest:
+    devices = draw(st.integers(0, 3))
+    return PlacementRequest(
+        pool_id=draw(st.sampled_from([POOL.id, POOL.id, POOL.id, "pol_none"])),
+        devices=devices,
+        device_share=draw(st.sampled_from([100, 50, 25])) if devices == 1 else 100,
+        vendors=draw(st.lists(_vendors, unique=True, max_size=2).map(tuple)),
+        excluded_models=draw(st.sampled_from([{}, {}, {"BI-V150": "TianGai devices run normal mode only"}])),
+        device_memory_bytes=draw(_sizes),
+        cpus=draw(st.sampled_from([0.5, 2.0, 16.0])),
+        memory_bytes=draw(_sizes),
+        node_labels=draw(st.sampled_from([{}, {}, {"zone": "a"}])),
+        strategy=draw(st.sampled_from(Strategy)),
+        siblings=draw(st.dictionaries(st.sampled_from(["nod_n0", "nod_n1"]), st.integers(1, 3))),
+        other_pools=(OTHER.id,),
+    )
+
+
+requests = wanted()

@@ -11,7 +11,7 @@ from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Estimate, Workload, estimate
 from gpu.estimate.weights import TensorFact
-from gpu.queries import DeviceKind
+from gpu.snapshot import DeviceKind
 from gpu.states import Vendor
 from tests.gpu import checkpoints
 from tests.gpu.checkpoints import DEEPSEEK_V3, GEMMA3_1B, LLAMA2_7B, LLAMA3_70B, QWEN3_06B, dense

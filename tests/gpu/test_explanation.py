@@ -9,7 +9,7 @@ from gpu.placement import place
 from gpu.requests import Cause, Rejection
 from gpu.snapshot import DeviceView, NodeView
 from gpu.states import DeviceState, NodeState
-from tests.gpu.fleets import GIB, device, node, request, snapshot
+from tests.gpu.fleets import GIB, device, held, node, request, snapshot
 
 CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
     (
@@ -17,7 +17,7 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
         [
             node(),
             device(memory_bytes=int(23.7 * GIB)),
-            device(1, memory_bytes=80 * GIB, holder="rpl_x"),
+            device(1, memory_bytes=80 * GIB, leases=held("rpl_x")),
             device(2, memory_bytes=80 * GIB, state=DeviceState.fenced),
         ],
         {"devices": 1, "device_memory_bytes": int(26.1 * GIB)},
@@ -45,7 +45,7 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
     ("pool default has no device", [node()], {"devices": 1}),
     (
         "pool default has no free device of vendor nvidia: 1 fenced, 2 held by replicas",
-        [node(), device(0, holder="a"), device(1, holder="b"), device(2, state=DeviceState.fenced)],
+        [node(), device(0, leases=held("a")), device(1, leases=held("b")), device(2, state=DeviceState.fenced)],
         {"devices": 1, "vendors": ("nvidia",)},
     ),
     (
@@ -88,7 +88,7 @@ def test_sentence(sentence: str, members: Sequence[NodeView | DeviceView], wante
 
 def test_the_reasons_are_grouped_by_cause() -> None:
     answer = place(
-        snapshot(node(), device(0, holder="a"), device(1, holder="b"), device(2, memory_bytes=GIB)),
+        snapshot(node(), device(0, leases=held("a")), device(1, leases=held("b")), device(2, memory_bytes=GIB)),
         request(devices=1, device_memory_bytes=2 * GIB),
     )
     assert isinstance(answer, Rejection)

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import func, select, update
 
 from appliance.kernel.clock import ManualClock
@@ -84,6 +85,29 @@ async def test_a_lost_race_leaves_nothing_behind(database: Database, clock: Manu
         holders = Counter(await session.scalars(select(DeviceLeaseRow.replica_id)))
     assert holders == {"rpl_1": 2, "rpl_2": 2}
     assert await claimed(database) == 2 * GIB
+
+
+async def test_shares_of_a_device_never_pass_the_whole(database: Database, clock: ManualClock) -> None:
+    pool_id = await furnished(database, clock, devices=1)
+    half = PlacementRequest(pool_id=pool_id, devices=1, device_share=50, cpus=1, memory_bytes=GIB)
+    third, whole = replace(half, device_share=33), replace(half, device_share=100)
+    found = await plan(database, half)
+    async with database.write() as session:
+        await leasing.take(session, clock, "rpl_1", found, half)
+        await leasing.take(session, clock, "rpl_2", found, third)
+        for more in (third, whole):
+            with pytest.raises(PlacementLost):
+                await leasing.take(session, clock, "rpl_3", found, more)
+        await leasing.release(session, "rpl_1")
+        with pytest.raises(PlacementLost):
+            await leasing.take(session, clock, "rpl_3", found, whole)
+        await leasing.take(session, clock, "rpl_3", found, replace(half, device_share=67))
+    async with database.read() as session:
+        assert (await session.execute(select(DeviceRow.leased))).scalar_one() == 100
+        (device,) = (await leasing.snapshot(session)).devices
+        assert {lease.replica_id: lease.share for lease in device.leases} == {"rpl_2": 33, "rpl_3": 67}
+        (own,) = await leasing.devices_of(session, "rpl_2")
+    assert own.leased == 33
 
 
 async def test_memory_is_never_promised_twice(database: Database, clock: ManualClock) -> None:

@@ -95,7 +95,10 @@ async def test_a_pool_shows_what_is_free(database: Database, clock: ManualClock)
         pools = (await queries.list_pools(session, PageRequest())).items
         shown = (await queries.list_devices(session, PageRequest(), node_id=node.id)).items
     assert pools[0].devices == [DeviceGroup(Vendor.nvidia, "L4", 24 * GIB, total=2, free=1)]
-    assert sorted(device.replica_id or "" for device in shown) == ["", "rpl_1"]
+    assert sorted((device.leased, *(lease.replica_id for lease in device.leases)) for device in shown) == [
+        (0,),
+        (100, "rpl_1"),
+    ]
 
 
 async def test_a_device_is_fenced_and_cleared(database: Database, clock: ManualClock) -> None:

@@ -3,14 +3,15 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
+from msgspec.structs import replace as changed
 
 from gpu.placement import after, place
-from gpu.requests import Cause, PlacementRequest, Plan, Reason, Rejection
+from gpu.requests import Cause, Change, PlacementRequest, Plan, Reason, Rejection, Remedy
 from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
 from gpu.states import DeviceState, NodeState
 from tests.gpu.fleets import GIB, POOL, device, node, request, requests, snapshot, snapshots
@@ -23,20 +24,26 @@ def test_a_plan_keeps_every_condition(fleet: ComputeSnapshot, wanted: PlacementR
         return
     host = next(member for member in fleet.nodes if member.id == plan.node_id)
     chosen = [member for member in fleet.devices if member.id in plan.device_ids]
-    assert host.pool_id == wanted.pool_id
+    assert host.pool_id == wanted.pool_id or wanted.devices
+    assert all((member.pool_id or host.pool_id) == wanted.pool_id for member in chosen)
     assert host.state is NodeState.ready
+    assert host.cordoned is None
+    assert wanted.node_labels.items() <= host.labels.items()
     assert host.cpus >= wanted.cpus
     assert host.memory_free >= wanted.memory_bytes
     assert len(chosen) == len(set(plan.device_ids)) == wanted.devices
-    assert all(member.is_free and member.node_id == host.id for member in chosen)
-    assert all(
-        member.memory_bytes - member.memory_foreign >= wanted.device_memory_bytes
-        for member in chosen
-        if wanted.device_memory_bytes
-    )
+    assert all(member.is_open and member.node_id == host.id for member in chosen)
+    assert all(sum(lease.share for lease in member.leases) + wanted.device_share <= 100 for member in chosen)
+    assert all(_bytes_left(member, wanted.device_share) >= wanted.device_memory_bytes for member in chosen)
     assert all(not wanted.vendors or member.vendor in wanted.vendors for member in chosen)
     assert all(member.model not in wanted.excluded_models for member in chosen)
     assert len({(member.vendor, member.model) for member in chosen}) <= 1
+
+
+def _bytes_left(member: DeviceView, share: int) -> int:
+    """What a replica with this share could use, reckoned anew."""
+    others = member.memory_bytes * sum(lease.share for lease in member.leases) // 100
+    return max(0, min(member.memory_bytes * share // 100, member.memory_bytes - member.memory_foreign - others))
 
 
 @given(snapshots(), requests, st.randoms(use_true_random=False))
@@ -46,13 +53,15 @@ def test_the_order_of_the_snapshot_means_nothing(
     def shuffled(members: Iterable[Any]) -> tuple[Any, ...]:
         return tuple(sorted(members, key=lambda _: chance.random()))
 
-    other = ComputeSnapshot(shuffled(fleet.pools), shuffled(fleet.nodes), shuffled(fleet.devices))
+    nodes = tuple(replace(host, devices=shuffled(host.devices)) for host in shuffled(fleet.nodes))
+    other = ComputeSnapshot(shuffled(fleet.pools), nodes)
     assert place(other, wanted) == place(fleet, wanted)
 
 
 @given(snapshots(), requests)
 def test_what_is_placed_is_gone(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
-    """Planned again and again, no device is handed out twice and no node gives more than it has."""
+    """Planned again and again, no device is handed out beyond its whole and no node gives more than it has."""
+    before = {member.id: member.leased for member in fleet.devices}
     seen: Counter[str] = Counter()
     for number in range(20):
         plan = place(fleet, wanted)
@@ -60,7 +69,10 @@ def test_what_is_placed_is_gone(fleet: ComputeSnapshot, wanted: PlacementRequest
             break
         seen.update(plan.device_ids)
         fleet = after(fleet, f"rpl_{number}", wanted, plan)
-    assert all(count == 1 for count in seen.values())
+    assert all(before[id_] + count * wanted.device_share <= 100 for id_, count in seen.items())
+    assert {member.id: member.leased for member in fleet.devices} == {
+        id_: leased + seen[id_] * wanted.device_share for id_, leased in before.items()
+    }
     assert all(member.memory_claimed <= member.memory_bytes for member in fleet.nodes)
 
 
@@ -71,12 +83,17 @@ def test_a_rejection_names_every_cause(fleet: ComputeSnapshot, wanted: Placement
     if isinstance(answer, Plan):
         return
     assert answer.sentence
-    hosts = [member for member in fleet.nodes if member.pool_id == wanted.pool_id]
+    hosts = [host for host in fleet.nodes if host.pool_id == wanted.pool_id or _lends(host, wanted)]
     assert hosts or {reason.cause for reason in answer.reasons} <= {Cause.no_pool, Cause.no_node}
     for host in hosts:
         repaired = place(_repaired(fleet, host, answer.reasons, wanted), wanted)
         assert isinstance(repaired, Plan), (answer, repaired)
         assert repaired.node_id == host.id
+
+
+def _lends(host: NodeView, wanted: PlacementRequest) -> bool:
+    """Whether a device of another pool's node is in the pool."""
+    return wanted.devices > 0 and any(member.pool_id == wanted.pool_id for member in host.devices)
 
 
 @given(snapshots(), requests)
@@ -90,11 +107,11 @@ def test_a_rejection_names_no_false_cause(fleet: ComputeSnapshot, wanted: Placem
             assert _HOLDS[reason.cause](members[subject], fleet, wanted), reason
 
 
-def _too_few(host: NodeView, fleet: ComputeSnapshot, wanted: PlacementRequest) -> bool:
+def _too_few(host: NodeView, _: ComputeSnapshot, wanted: PlacementRequest) -> bool:
     kinds = Counter(
         (member.vendor, member.model)
-        for member in fleet.devices
-        if member.node_id == host.id
+        for member in host.devices
+        if (member.pool_id or host.pool_id) == wanted.pool_id
         and (not wanted.vendors or member.vendor in wanted.vendors)
         and member.model not in wanted.excluded_models
     )
@@ -103,15 +120,20 @@ def _too_few(host: NodeView, fleet: ComputeSnapshot, wanted: PlacementRequest) -
 
 _HOLDS: dict[Cause, Callable[[Any, ComputeSnapshot, PlacementRequest], bool]] = {
     Cause.node_state: lambda host, _, __: host.state is not NodeState.ready,
+    Cause.node_cordoned: lambda host, _, __: host.cordoned is not None,
+    Cause.node_labels: lambda host, _, wanted: not wanted.node_labels.items() <= host.labels.items(),
     Cause.node_cpus: lambda host, _, wanted: host.cpus < wanted.cpus,
     Cause.node_memory: lambda host, _, wanted: host.memory_free < wanted.memory_bytes,
     Cause.device_count: _too_few,
     Cause.device_vendor: lambda member, _, wanted: member.vendor not in wanted.vendors,
     Cause.device_model: lambda member, _, wanted: member.model in wanted.excluded_models,
     Cause.device_state: lambda member, _, __: member.state is not DeviceState.healthy,
-    Cause.device_held: lambda member, _, __: member.holder is not None,
+    Cause.device_cordoned: lambda member, _, __: member.cordoned is not None,
+    Cause.device_held: lambda member, _, wanted: (
+        sum(lease.share for lease in member.leases) + wanted.device_share > 100
+    ),
     Cause.device_memory: lambda member, _, wanted: (
-        max(0, member.memory_bytes - member.memory_foreign) < wanted.device_memory_bytes
+        _bytes_left(member, wanted.device_share) < wanted.device_memory_bytes
     ),
 }
 
@@ -120,20 +142,24 @@ def _repaired(
     fleet: ComputeSnapshot, host: NodeView, reasons: Iterable[Reason], wanted: PlacementRequest
 ) -> ComputeSnapshot:
     """The fleet of this one node, with what the reasons name put right."""
-    devices = {member.id: member for member in fleet.devices if member.node_id == host.id}
+    devices = {member.id: member for member in host.devices}
     for reason in reasons:
         if host.id in reason.nodes:
             host, added = _repaired_node(host, reason.cause, wanted)
             devices |= {member.id: member for member in added}
         for id_ in set(reason.devices) & set(devices):
             devices[id_] = _repaired_device(devices[id_], reason.cause, wanted)
-    return ComputeSnapshot(fleet.pools, (host,), tuple(devices.values()))
+    return ComputeSnapshot(fleet.pools, (replace(host, devices=tuple(devices.values())),))
 
 
 def _repaired_node(host: NodeView, cause: Cause, wanted: PlacementRequest) -> tuple[NodeView, list[DeviceView]]:
     match cause:
         case Cause.node_state:
             return replace(host, state=NodeState.ready), []
+        case Cause.node_cordoned:
+            return replace(host, cordoned=None), []
+        case Cause.node_labels:
+            return replace(host, labels=wanted.node_labels), []
         case Cause.node_cpus:
             return replace(host, cpus=wanted.cpus), []
         case Cause.node_memory:
@@ -141,7 +167,9 @@ def _repaired_node(host: NodeView, cause: Cause, wanted: PlacementRequest) -> tu
         case _:
             vendor = wanted.vendors[0] if wanted.vendors else "nvidia"
             return host, [
-                device(100 + n, host.name, vendor=vendor, model="new", memory_bytes=wanted.device_memory_bytes)
+                device(
+                    100 + n, host.name, vendor=vendor, model="new", memory_bytes=_enough(wanted), pool_id=wanted.pool_id
+                )
                 for n in range(wanted.devices)
             ]
 
@@ -149,15 +177,71 @@ def _repaired_node(host: NodeView, cause: Cause, wanted: PlacementRequest) -> tu
 def _repaired_device(member: DeviceView, cause: Cause, wanted: PlacementRequest) -> DeviceView:
     match cause:
         case Cause.device_vendor:
-            return replace(member, vendor=wanted.vendors[0])
+            return changed(member, vendor=wanted.vendors[0])
         case Cause.device_model:
-            return replace(member, model="H100")
+            return changed(member, model="H100")
         case Cause.device_state:
-            return replace(member, state=DeviceState.healthy)
+            return changed(member, state=DeviceState.healthy)
+        case Cause.device_cordoned:
+            return changed(member, cordoned=None)
         case Cause.device_held:
-            return replace(member, holder=None)
+            return changed(member, leases=())
         case _:
-            return replace(member, memory_bytes=wanted.device_memory_bytes, memory_foreign=0)
+            return changed(member, memory_bytes=_enough(wanted) * 20, memory_foreign=0)
+
+
+def _enough(wanted: PlacementRequest) -> int:
+    """The memory of a device whose share is what is needed."""
+    return -(-wanted.device_memory_bytes * 100 // wanted.device_share)
+
+
+@given(snapshots(), requests)
+def test_a_remedy_helps_alone(fleet: ComputeSnapshot, wanted: PlacementRequest) -> None:
+    answer = place(fleet, wanted)
+    if isinstance(answer, Plan):
+        return
+    kinds = [remedy.change for remedy in answer.remedies]
+    assert kinds == sorted(kinds, key=list(Change).index)
+    for remedy in answer.remedies:
+        assert isinstance(place(*_remedied(fleet, wanted, remedy)), Plan), remedy
+
+
+def _remedied(
+    fleet: ComputeSnapshot, wanted: PlacementRequest, remedy: Remedy
+) -> tuple[ComputeSnapshot, PlacementRequest]:
+    changes: dict[str, Any] = {}
+    match remedy.change:
+        case Change.uncordon_device:
+            fleet = _with_devices(fleet, lambda member: _opened(member, remedy.subjects))
+        case Change.uncordon_node:
+            nodes = (replace(host, cordoned=None) if host.id in remedy.subjects else host for host in fleet.nodes)
+            fleet = ComputeSnapshot(fleet.pools, tuple(nodes))
+        case Change.stop_replicas:
+            fleet = _with_devices(fleet, lambda member: _released(member, remedy.subjects))
+        case Change.other_pool:
+            changes = {"pool_id": remedy.subjects[0]}
+        case Change.less_device_memory:
+            changes = {"device_memory_bytes": remedy.amount}
+        case Change.fewer_devices:
+            assert remedy.amount is not None
+            each = -(-wanted.devices * wanted.device_memory_bytes // remedy.amount)
+            changes = {"devices": remedy.amount, "device_memory_bytes": each}
+        case Change.less_memory:
+            changes = {"memory_bytes": remedy.amount}
+    return fleet, changed(wanted, **changes)
+
+
+def _opened(member: DeviceView, devices: Iterable[str]) -> DeviceView:
+    return changed(member, cordoned=None) if member.id in devices else member
+
+
+def _with_devices(fleet: ComputeSnapshot, change: Callable[[DeviceView], DeviceView]) -> ComputeSnapshot:
+    nodes = (replace(host, devices=tuple(change(member) for member in host.devices)) for host in fleet.nodes)
+    return ComputeSnapshot(fleet.pools, tuple(nodes))
+
+
+def _released(member: DeviceView, replicas: Iterable[str]) -> DeviceView:
+    return changed(member, leases=tuple(lease for lease in member.leases if lease.replica_id not in replicas))
 
 
 def test_the_preferred_vendor_comes_first() -> None:
@@ -200,5 +284,5 @@ def test_what_needs_no_device_leaves_the_nodes_with_devices() -> None:
 
 
 def test_another_pool_is_not_used() -> None:
-    fleet = ComputeSnapshot((POOL, PoolView("pol_b", "b")), (node(pool_id="pol_b"),), ())
+    fleet = ComputeSnapshot((POOL, PoolView("pol_b", "b")), (node(pool_id="pol_b"),))
     assert isinstance(place(fleet, request()), Rejection)
