@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from appliance.services import permits
 from appliance.services.planner import DeploymentFacts, ReplicaFacts, ServiceFacts
 from appliance.services.states import ENDED, Desired, ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
@@ -25,12 +26,12 @@ class World:
     replicas: dict[str, ReplicaRow]
 
 
-async def load(session: AsyncSession) -> World:
+async def load(session: AsyncSession, now: datetime) -> World:
     services = (await session.scalars(select(ServiceRow))).all()
     deployments = (await session.scalars(select(DeploymentRow))).all()
     ended = [state.value for state in ENDED]
     replicas = (await session.scalars(select(ReplicaRow).where(ReplicaRow.state.not_in(ended)))).all()
-    unfit = await leasing.on_unfit_devices(session)
+    unfit = await leasing.on_unfit_devices(session) | await permits.not_permitted(session, now)
     drained = await cordoning.on_draining(session)
     failures = await _last_failures(session, [row.id for row in deployments if row.failures])
     deployments_of: dict[str, list[DeploymentFacts]] = defaultdict(list)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
-from appliance.services import trust
+from appliance.services import permits, trust
 from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
@@ -59,9 +59,10 @@ async def _seek(
         .join(ModelVersionRow, ModelVersionRow.id == DeploymentRow.model_version_id)
         .where(DeploymentRow.id.in_(deployment_ids))
     )
+    known = await permits.permits(session, deployment_ids, machinery.clock.now())
     answers: dict[str, _Place | str] = {}
     for deployment, flavor, tenant, details in await session.execute(query):
-        if refused := trust.refusal(machinery.launcher, tenant):
+        if refused := trust.refusal(machinery.launcher, tenant) or known[deployment.id].refusal():
             answers[deployment.id] = refused
             continue
         try:
@@ -69,6 +70,7 @@ async def _seek(
         except NotFound as missing:
             answers[deployment.id] = missing.detail  # the runtime, which the appliance no longer has
             continue
+        request = known[deployment.id].narrowed(request, snapshot)
         plan = place(snapshot, request)
         answers[deployment.id] = plan.sentence if isinstance(plan, Rejection) else _Place(request, plan)
     return answers
@@ -78,6 +80,7 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
     replica = await session.get(ReplicaRow, replica_id)
     if replica is None or replica.state != ReplicaState.pending:
         return
+    await permits.hold(session, replica.tenant_id, replica.deployment_id)
     snapshot = await leasing.snapshot(session)
     answers = await _seek(session, machinery, {replica.deployment_id}, snapshot)
     found = answers[replica.deployment_id]

@@ -86,7 +86,7 @@ class ServiceReconciler:
 
     async def _load(self) -> World:
         async with self._machinery.guarded.read() as session:
-            return await load(session)
+            return await load(session, self._machinery.clock.now())
 
     async def _note_deaths(self, world: World, observed: Mapping[str, ObservedReplica], observed_at: datetime) -> None:
         for row in list(world.replicas.values()):
