@@ -121,6 +121,24 @@ async def test_the_replicas_of_a_drained_node_move_one_by_one(stage: Stage) -> N
         assert await cordoning.on_draining(session) == {}
 
 
+async def test_what_runs_on_a_cordoned_node_stays_and_nothing_new_comes(stage: Stage) -> None:
+    service_id = await stage.create(replicas=1)
+    await stage.until(service_id, ServiceState.ready)
+    (kept,) = await stage.replicas(service_id, ReplicaState.ready)
+    await _dispose_node(stage, Disposition.cordoned, "new firmware")
+    await stage.scale(service_id, 2)
+
+    async def waits() -> bool:
+        await stage.round()
+        return "new firmware" in (await stage.service(service_id)).reason
+
+    await eventually_async(waits, message="the second replica waits, and says for what")
+    assert [row.id for row in await stage.replicas(service_id, ReplicaState.ready)] == [kept.id]
+    await _dispose_node(stage, Disposition.open)
+    await stage.until(service_id, ServiceState.ready)
+    assert len(await stage.replicas(service_id, ReplicaState.ready)) == 2
+
+
 async def test_the_replica_of_a_drained_device_moves(stage: Stage) -> None:
     service_id = await stage.create(flavor="gpu")
     await stage.until(service_id, ServiceState.ready)
