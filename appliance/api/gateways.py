@@ -41,8 +41,8 @@ TAGS = ["Gateways"]
 async def list_gateways(
     request: AnyRequest, work: NamedDependency[Work], page: NamedDependency[PageRequest]
 ) -> Page[GatewayView]:
-    """The gateways, with their free ports, and the caller's listeners with their states."""
-    rows = await queries.list_gateways(work.session, page)
+    """The gateways that the caller may use, with their free ports, and the caller's listeners with their states."""
+    rows = await queries.list_gateways(work.session, page, queries.usable_by(work.scope, work.now()))
     shown = await views.gateways(work.session, work.scope, rows, context_of(request).settings.home_path)
     return page.page(shown, [row.id for row in rows])
 
@@ -52,7 +52,8 @@ async def get_gateway(
     request: AnyRequest, work: NamedDependency[Work], gateway: FromPath[str]
 ) -> Response[GatewayView]:
     """One gateway, by name or id."""
-    return await _answer(request, work, await queries.find_gateway(work.session, gateway))
+    usable = queries.usable_by(work.scope, work.now())
+    return await _answer(request, work, await queries.find_gateway(work.session, gateway, usable))
 
 
 @post(

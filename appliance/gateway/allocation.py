@@ -32,7 +32,8 @@ async def allocate_listener(
     """A port for a service of the actor's tenant: the wanted one, or the lowest that is free.
 
     `gateway` is a name or an id; None takes the oldest open gateway with room (or the one that has the wanted
-    port). Raises `GatewayFull`, `GatewayClosed`, `PortOutsideGateway`, `PortTaken`, `NotFound`.
+    port). Only gateways that the tenant may use are there for it. Raises `GatewayFull`, `GatewayClosed`,
+    `PortOutsideGateway`, `PortTaken`, `NotFound`.
     """
     tenant_id = work.scope.one()
     await work.session.flush()  # so that a failure within a savepoint below is the listener's own
@@ -40,7 +41,8 @@ async def allocate_listener(
         raise Conflict(f"service {service_id} has a listener already")
     attempt = _Attempt(work, tenant_id, service_id, wanted_port, probe)
     if gateway is not None:
-        return await attempt.on(await queries.lock_gateway(work.session, gateway))
+        usable = queries.usable_by(work.scope, work.now())
+        return await attempt.on(await queries.lock_gateway(work.session, gateway, usable))
     return await attempt.anywhere()
 
 
@@ -68,7 +70,8 @@ class _Attempt:
 
     async def anywhere(self) -> ListenerRow:
         """In the order of their ids, always the same, so that two transactions never wait for each other."""
-        for gateway_id in await queries.gateways_with_room(self._work.session):
+        usable = queries.usable_by(self._work.scope, self._work.now())
+        for gateway_id in await queries.gateways_with_room(self._work.session, usable):
             row = await queries.lock_gateway(self._work.session, gateway_id)
             if self._wanted is not None and self._wanted not in row.ports:
                 continue

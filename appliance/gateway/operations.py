@@ -52,6 +52,7 @@ async def create_gateway(work: Work, new: NewGateway, rules: PortRules) -> Gatew
         first_port=new.first_port,
         port_count=new.port_count,
         state=GatewayState.open.value,
+        access=new.access.value,
         version=1,
         created_at=work.now(),
     )
@@ -81,9 +82,13 @@ async def change_gateway(work: Work, row: GatewayRow, change: GatewayChange, rul
         row.host = _address(change.host)
     if change.state is not UNSET:
         row.state = change.state.value
+    if change.access is not UNSET:
+        row.access = change.access.value
     row.version += 1
     await work.session.flush()
-    work.record("gateway.changed", "gateway", row.id, detail={"name": row.name, "ports": _span(ports)})
+    work.record(
+        "gateway.changed", "gateway", row.id, detail={"name": row.name, "ports": _span(ports), "access": row.access}
+    )
     work.wake(SNAPSHOT)
     return row
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import ColumnElement, Select, func, or_, select, text, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.states import GatewayState
@@ -13,22 +15,36 @@ from appliance.gateway.tables import GatewayRow, ListenerRow
 from appliance.kernel.errors import NotFound
 from appliance.kernel.ids import is_id
 from appliance.kernel.pagination import PageRequest
+from tenants import entitlements
+from tenants.grant_schemas import GrantKind
 from tenants.scope import TenantScope
 
-
-async def find_gateway(session: AsyncSession, name_or_id: str) -> GatewayRow:
-    column = GatewayRow.id if is_id(name_or_id, "gwy") else GatewayRow.name
-    row = await session.scalar(select(GatewayRow).where(column == name_or_id))
-    if row is None:
-        raise NotFound(f"there is no gateway {name_or_id!r}")
-    return row
+EVERY: Final = true()
+"""The condition of the platform: gateways that only some tenants may use are there for it."""
 
 
-async def lock_gateway(session: AsyncSession, name_or_id: str) -> GatewayRow:
+def usable_by(scope: TenantScope, now: datetime) -> ColumnElement[bool]:
+    """The condition that the scope's tenant may use a gateway; one that it may not is not there for it."""
+    return entitlements.usable(GrantKind.gateway, GatewayRow.access, GatewayRow.id, scope, now)
+
+
+async def find_gateway(session: AsyncSession, name_or_id: str, usable: ColumnElement[bool] = EVERY) -> GatewayRow:
+    """By name or id; raises `NotFound`."""
+    return _found(await session.scalar(_gateway(name_or_id, usable)), name_or_id)
+
+
+async def lock_gateway(session: AsyncSession, name_or_id: str, usable: ColumnElement[bool] = EVERY) -> GatewayRow:
     """The gateway as it is now; until the transaction ends nobody else allocates on it or changes it."""
+    query = _gateway(name_or_id, usable).with_for_update(key_share=True)
+    return _found(await session.scalar(query.execution_options(populate_existing=True)), name_or_id)
+
+
+def _gateway(name_or_id: str, usable: ColumnElement[bool]) -> Select[GatewayRow]:
     column = GatewayRow.id if is_id(name_or_id, "gwy") else GatewayRow.name
-    query = select(GatewayRow).where(column == name_or_id).with_for_update(key_share=True)
-    row = await session.scalar(query.execution_options(populate_existing=True))
+    return select(GatewayRow).where(column == name_or_id, usable)
+
+
+def _found(row: GatewayRow | None, name_or_id: str) -> GatewayRow:
     if row is None:
         raise NotFound(f"there is no gateway {name_or_id!r}")
     return row
@@ -42,15 +58,17 @@ async def lock_all_gateways(session: AsyncSession) -> None:
         await session.execute(text("LOCK TABLE gateways IN SHARE ROW EXCLUSIVE MODE"))
 
 
-async def list_gateways(session: AsyncSession, page: PageRequest) -> Sequence[GatewayRow]:
-    return (await session.scalars(page.apply(select(GatewayRow), GatewayRow.id))).all()
+async def list_gateways(
+    session: AsyncSession, page: PageRequest, usable: ColumnElement[bool] = EVERY
+) -> Sequence[GatewayRow]:
+    return (await session.scalars(page.apply(select(GatewayRow).where(usable), GatewayRow.id))).all()
 
 
-async def gateways_with_room(session: AsyncSession) -> Sequence[str]:
+async def gateways_with_room(session: AsyncSession, usable: ColumnElement[bool] = EVERY) -> Sequence[str]:
     """The ids of open gateways with fewer listeners than ports, oldest first. Others may be about to fill them."""
     taken = select(func.count()).where(ListenerRow.gateway_id == GatewayRow.id).correlate(GatewayRow).scalar_subquery()
     query = select(GatewayRow.id).where(GatewayRow.state == GatewayState.open.value, taken < GatewayRow.port_count)
-    return (await session.scalars(query.order_by(GatewayRow.id))).all()
+    return (await session.scalars(query.where(usable).order_by(GatewayRow.id))).all()
 
 
 async def gateway_overlapping(
@@ -113,10 +131,10 @@ async def shared_listener(session: AsyncSession, gateway_id: str) -> ListenerRow
     return await session.scalar(query)
 
 
-async def gateways_with_shared_listener(session: AsyncSession) -> Sequence[str]:
+async def gateways_with_shared_listener(session: AsyncSession, usable: ColumnElement[bool] = EVERY) -> Sequence[str]:
     """The ids of open gateways that have one, oldest first."""
     query = select(GatewayRow.id).join(ListenerRow, ListenerRow.gateway_id == GatewayRow.id)
-    query = query.where(ListenerRow.service_id.is_(None), GatewayRow.state == GatewayState.open.value)
+    query = query.where(ListenerRow.service_id.is_(None), GatewayRow.state == GatewayState.open.value, usable)
     return (await session.scalars(query.order_by(GatewayRow.id))).all()
 
 

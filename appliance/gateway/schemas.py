@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from appliance.gateway.ports import MOST_PORTS
 from appliance.gateway.states import GatewayState, ListenerState
+from appliance.kernel.access import Access
 
 # `$` also matches before a final line feed in Python, hence the look-ahead.
 GatewayName = Annotated[
@@ -25,6 +26,7 @@ class NewGateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     first_port: FirstPort
     port_count: PortCount = MOST_PORTS
     host: Host = "0.0.0.0"  # noqa: S104 - a gateway is there to be reached
+    access: Access = Access.public
 
 
 class GatewayChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +37,7 @@ class GatewayChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     first_port: FirstPort | UnsetType = UNSET
     port_count: PortCount | UnsetType = UNSET
     state: GatewayState | UnsetType = UNSET
+    access: Access | UnsetType = UNSET
 
 
 class SharedListener(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,7 +60,8 @@ class ListenerView(msgspec.Struct, frozen=True, kw_only=True):
 
 class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
     """`listeners` are those of the caller's tenant and the shared one, or all for an administrator; `free_ports` have
-    none. `shared_port` leads to every service of the gateway, by path or by the model that a request names.
+    none. `shared_port` leads to every service of the gateway, by path or by the model that a request names. `access`
+    dedicated: only tenants with a grant may use it.
     """
 
     id: str
@@ -67,6 +71,7 @@ class GatewayView(msgspec.Struct, frozen=True, kw_only=True):
     first_port: int
     port_count: int
     state: GatewayState
+    access: Access
     free_ports: list[int]
     shared_port: int | None
     listeners: list[ListenerView]

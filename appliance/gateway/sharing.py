@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway import ports, queries
@@ -53,17 +54,19 @@ async def close_shared_listener(work: Work, gateway: GatewayRow, services_on: Se
     work.wake(SNAPSHOT)
 
 
-async def lock_shared_gateway(session: AsyncSession, gateway: str | None) -> GatewayRow:
+async def lock_shared_gateway(
+    session: AsyncSession, gateway: str | None, usable: ColumnElement[bool] = queries.EVERY
+) -> GatewayRow:
     """The open gateway whose shared listener a new service goes to, locked: this one, or the oldest that has one.
 
     Raises `NoSharedListener`, `GatewayClosed`, `NotFound`.
     """
     remedy = "give the service a port of its own, or ask an administrator to share one"
     if gateway is None:
-        for gateway_id in await queries.gateways_with_shared_listener(session):
+        for gateway_id in await queries.gateways_with_shared_listener(session, usable):
             return await _checked(session, await queries.lock_gateway(session, gateway_id), remedy)
         raise NoSharedListener(f"no open gateway has a shared listener; {remedy}")
-    return await _checked(session, await queries.lock_gateway(session, gateway), remedy)
+    return await _checked(session, await queries.lock_gateway(session, gateway, usable), remedy)
 
 
 async def _checked(session: AsyncSession, row: GatewayRow, remedy: str) -> GatewayRow:

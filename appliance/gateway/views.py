@@ -14,6 +14,7 @@ from appliance.gateway.plane.wire import ListenersReport, ListenerStatus
 from appliance.gateway.schemas import GatewayView, ListenerView
 from appliance.gateway.states import GatewayState, ListenerState
 from appliance.gateway.tables import GatewayRow, ListenerRow
+from appliance.kernel.access import Access
 from tenants.scope import TenantScope
 
 
@@ -34,6 +35,7 @@ async def gateways(
             first_port=row.first_port,
             port_count=row.port_count,
             state=GatewayState(row.state),
+            access=Access(row.access),
             free_ports=[port for port in row.ports if port not in taken.get(row.id, ())],
             shared_port=next((one.port for one in listeners.get(row.id, ()) if one.service_id is None), None),
             listeners=[_listener(listener, row, reported) for listener in listeners.get(row.id, ())],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,6 +14,9 @@ from appliance.runtimes.capability import CombinationRefused, ModelTraits, check
 from appliance.runtimes.catalog import Catalog, Mode, RuntimeSpec
 from appliance.services.needs import Needs
 from gpu.tables import FlavorRow, PoolRow
+from tenants import entitlements
+from tenants.grant_schemas import GrantKind
+from tenants.scope import TenantScope
 
 DEFAULT_POOL = "default"
 
@@ -39,12 +43,19 @@ async def choose_flavor(session: AsyncSession, wanted: str | None) -> FlavorRow:
     return flavor
 
 
-async def choose_pool(session: AsyncSession, wanted: str | None) -> PoolRow:
-    name = wanted or DEFAULT_POOL
-    pool = await session.scalar(select(PoolRow).where(or_(PoolRow.name == name, PoolRow.id == name)))
+async def choose_pool(session: AsyncSession, scope: TenantScope, now: datetime, wanted: str | None) -> PoolRow:
+    """The pool by name or id; without one, `default`, else the oldest. Only those that the scope's tenant may use are
+    there, for it.
+    """
+    usable = select(PoolRow).where(entitlements.usable(GrantKind.pool, PoolRow.access, PoolRow.id, scope, now))
+    if wanted is not None:
+        query = usable.where(or_(PoolRow.name == wanted, PoolRow.id == wanted))
+    else:
+        query = usable.order_by(PoolRow.name != DEFAULT_POOL, PoolRow.id).limit(1)
+    pool = await session.scalar(query)
     if pool is None:
-        known = ", ".join((await session.scalars(select(PoolRow.name).order_by(PoolRow.name))).all())
-        raise NotFound(f"there is no pool {name!r}; there are: {known or 'none yet'}")
+        known = ", ".join(row.name for row in await session.scalars(usable.order_by(PoolRow.name)))
+        raise NotFound(f"there is no pool {wanted or DEFAULT_POOL!r}; there are: {known or 'none yet'}")
     return pool
 
 

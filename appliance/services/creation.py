@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.gateway.operations import allocate_listener
+from appliance.gateway.queries import usable_by
 from appliance.gateway.sharing import lock_shared_gateway
 from appliance.kernel.errors import ApplianceError, BadInput, Conflict, FieldError, NameTaken
 from appliance.kernel.ids import new_id
@@ -29,7 +30,7 @@ from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
 from appliance.services.trust import Isolation
-from tenants import limits, quotas
+from tenants import entitlements, limits, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.scope import TenantScope
 from tenants.work import Work
@@ -85,9 +86,10 @@ class Publishing:
 async def create_service(work: Work, publishing: Publishing, request: CreateService) -> ServiceRow:
     """Publish a model; the answer is `pending`, the reconciler does the rest."""
     tenant_id = work.scope.one()
+    await entitlements.hold(work.session, tenant_id)
     await trust.check(work.session, publishing.launcher, tenant_id)
     model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
-    choice = await _choose(work.session, publishing, request, model)
+    choice = await _choose(work, publishing, request, model)
     await _check_name(work, tenant_id, request.name)
     await _count(work.session, tenant_id, request.replicas, choice.flavor.devices)
     service = _service_row(work, tenant_id, request)
@@ -112,7 +114,8 @@ async def _expose(work: Work, service: ServiceRow, request: CreateService) -> di
             if request.port is not None:
                 wrong = "a service on a shared listener has no port of its own; leave out port or listener"
                 raise BadInput(wrong, errors=[FieldError("/port", wrong)])
-            gateway = await lock_shared_gateway(work.session, request.gateway)
+            usable = usable_by(work.scope, work.now())
+            gateway = await lock_shared_gateway(work.session, request.gateway, usable)
             service.gateway_id = gateway.id
             await work.session.flush()
             return {"gateway": gateway.name}
@@ -120,7 +123,8 @@ async def _expose(work: Work, service: ServiceRow, request: CreateService) -> di
             assert_never(request.listener)
 
 
-async def _choose(session: AsyncSession, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
+async def _choose(work: Work, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
+    session = work.session
     flavor = await choose_flavor(session, request.flavor)
     traits = capability.ModelTraits(
         formats=tuple(model.formats),
@@ -135,7 +139,7 @@ async def _choose(session: AsyncSession, publishing: Publishing, request: Create
     asked = Asked(runtime=runtime, args=args, devices=flavor.devices, device_memory_bytes=request.device_memory_bytes)
     correction = await correction_of(session, runtime.name, family_of(model.architectures))
     found = needs(asked, await publishing.read_facts(model.version_id), correction)
-    return Choice(runtime, flavor, await choose_pool(session, request.pool), image, found)
+    return Choice(runtime, flavor, await choose_pool(session, work.scope, work.now(), request.pool), image, found)
 
 
 async def _check_name(work: Work, tenant_id: str, name: str) -> None:
