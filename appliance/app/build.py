@@ -51,6 +51,7 @@ from appliance.services.creation import Publishing
 from appliance.services.discretion import HostPaths
 from appliance.services.logs import read_log
 from appliance.services.machinery import Machinery, Timing
+from appliance.services.metering import Metering
 from appliance.services.published import Routes
 from appliance.services.reconciler import ServiceReconciler
 from appliance.services.transitions import SERVICES
@@ -111,6 +112,7 @@ def build(
         CaptureIngest(home.path, settings.gateway.capture_bytes),
         store_keeper,
         inventory,
+        Metering(guarded, clock),
         SealReconciler(database, clock, lease),
         ActivityReconciler(database, clock, lease, sightings),
         Housekeeping(guarded, clock, home.path / "logs" / "replicas"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import appliance.gateway.tables
 import appliance.models.tables
 import appliance.runtimes.tables
+import appliance.services.metering_tables
 import appliance.services.tables
 import gpu.tables
 import tenants.budget_tables

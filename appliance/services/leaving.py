@@ -13,12 +13,12 @@ from typing import Final
 from sqlalchemy import select
 
 from appliance.kernel.crashpoints import reached
+from appliance.services import metering
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import ReplicaRow
 from appliance.services.transitions import Overtaken, move
-from gpu import leasing
 
 _PAUSE_S = 0.05
 POSTPONED: Final = {
@@ -66,7 +66,7 @@ async def stop(machinery: Machinery, replica_id: str) -> None:
         replica = await session.get_one(ReplicaRow, replica_id)
         outcome = ReplicaState(replica.outcome or ReplicaState.stopped)
         await move(session, machinery.clock, replica_id, ReplicaState.stopping, outcome)
-        await leasing.release(session, replica_id)
+        await metering.release(session, machinery.clock, [replica_id])
         if outcome is ReplicaState.stopped:
             message = "the replica was stopped"
             note(session, machinery.clock, replica.service_id, Phase.stopped, message, replica_id=replica_id)

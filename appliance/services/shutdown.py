@@ -13,10 +13,10 @@ from sqlalchemy import select, update
 
 from appliance.kernel.errors import ApplianceError
 from appliance.kernel.logging import get_logger
+from appliance.services import metering
 from appliance.services.machinery import Machinery
 from appliance.services.states import ENDED, Desired, ReplicaState, ServiceState
 from appliance.services.tables import ReplicaRow, ServiceRow
-from gpu import leasing
 
 log = get_logger(__name__)
 
@@ -46,8 +46,7 @@ async def _record(machinery: Machinery, still_there: Sequence[str]) -> None:
     async with machinery.guarded.write() as session:
         live = select(ReplicaRow.id).where(ReplicaRow.state.not_in([state.value for state in ENDED]))
         gone = [id_ for id_ in (await session.scalars(live)).all() if id_ not in still_there]
-        for replica_id in gone:
-            await leasing.release(session, replica_id)
+        await metering.release(session, machinery.clock, gone)
         await session.execute(
             update(ReplicaRow)
             .where(ReplicaRow.id.in_(gone))

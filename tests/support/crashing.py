@@ -33,6 +33,7 @@ _BACKGROUND: Final = (
     "@gateway-process",
     "@housekeeping",
     "@inventory",
+    "@metering",
     "@model-store",
     "@usage-ingest",
 )
