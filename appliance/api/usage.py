@@ -15,6 +15,8 @@ from appliance.api.problems import problems
 from appliance.gateway import latencies
 from appliance.gateway.latencies import LatencyGrouping, LatencyReport
 from appliance.kernel.pagination import Page, PageRequest
+from appliance.services import device_time
+from appliance.services.device_time import DeviceGrouping, DeviceTimeFilter, DeviceTimeReport
 from tenants import usage
 from tenants.permissions import Permission
 from tenants.usage_schemas import Grouping, LatencyFilter, UsageEntry, UsageFilter, UsageReport
@@ -39,6 +41,9 @@ async def provide_filter(
 
 FILTER = {"wanted": Provide(provide_filter)}
 GroupBy = Annotated[list[Grouping] | None, QueryParameter(name="group_by", description="repeat it to group by several")]
+DeviceGroupBy = Annotated[
+    list[DeviceGrouping] | None, QueryParameter(name="group_by", description="repeat it to group by several")
+]
 TimeZone = Annotated[str, QueryParameter(name="time_zone", description="IANA name; whose hours and days are meant")]
 
 
@@ -93,6 +98,28 @@ async def get_latency(
     return await latencies.report(work, wanted, by)
 
 
+@get("/usage/devices", permission=Permission.usage_read, tags=TAGS, responses=problems())
+async def get_device_time(
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],
+    since: Annotated[
+        datetime | None, QueryParameter(name="since", description="from that hour on; 30 days by default")
+    ] = None,
+    until: Annotated[datetime | None, QueryParameter(name="until", description="before then; now by default")] = None,
+    service: Annotated[str | None, QueryParameter(name="service", description="id of a service")] = None,
+    group_by: DeviceGroupBy = None,
+    time_zone: TimeZone = "UTC",
+) -> DeviceTimeReport:
+    """Seconds for which devices were held, in total or by tenant, service, device model, hour or day.
+
+    Metered from each lease's begin to its end; what is held now is in it up to a minute ago. A share of a device counts
+    as that share.
+    """
+    begin, end = usage.span_of(context_of(request).clock.now(), since, until, usage.DEFAULT_SPAN)
+    wanted = DeviceTimeFilter(since=begin, until=end, service_id=service)
+    return await device_time.report(work, wanted, list(dict.fromkeys(group_by or [])), time_zone)
+
+
 def tenant_routes() -> list[ControllerRouterHandler]:
     """On both ports."""
-    return [get_usage, list_usage_records, get_latency]
+    return [get_usage, list_usage_records, get_latency, get_device_time]

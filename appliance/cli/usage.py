@@ -22,6 +22,13 @@ GROUPINGS = {
     "hour": "period",
     "day": "period",
 }
+DEVICE_GROUPINGS = {
+    "tenant": "tenant_id",
+    "service": "service_id",
+    "model": "model",
+    "hour": "period",
+    "day": "period",
+}
 SUMS = ("requests", "failed", "prompt_tokens", "completion_tokens", "tail_tokens", "estimated")
 RECORD_COLUMNS = (
     ("AT", "at"),
@@ -108,6 +115,37 @@ def records(connection: Connection, *, as_json: bool, as_csv: bool, limit: int |
         _write_records(items)
     else:
         show_list(items, RECORD_COLUMNS, as_json=as_json)
+
+
+@usage.command("devices")
+@click.option("--service", help="only this service, by name or id")
+@click.option("--until", type=AGO, help="before then: an instant, or a time ago such as 12h [default: now]")
+@click.option("--since", type=AGO, help="from that hour on: an instant, or a time ago such as 7d [default: 30d]")
+@click.option(
+    "--group-by", "group_by", multiple=True, type=click.Choice(list(DEVICE_GROUPINGS)), help="keep apart by; repeatable"
+)
+@click.option("--time-zone", metavar="NAME", help="whose hours and days, such as Europe/Berlin [default: UTC]")
+@_csv
+@client_command
+def devices(
+    connection: Connection,
+    *,
+    as_json: bool,
+    as_csv: bool,
+    group_by: tuple[str, ...],
+    service: str | None,
+    **filters: str | None,
+) -> None:
+    """Show for how long devices were held, in seconds of whole devices; up to a minute ago of what is held now."""
+    service = _id(connection, "services", "svc_", service)
+    report = connection.get("usage/devices", group_by=list(group_by) or None, service=service, **filters)
+    columns = [(name.upper(), DEVICE_GROUPINGS[name]) for name in group_by] + [("DEVICE SECONDS", "device_seconds")]
+    if as_csv:
+        _write_csv(report["items"], columns)
+    elif as_json:
+        show_object(report, as_json=True)
+    else:
+        show_list(report["items"], columns, as_json=False)
 
 
 @usage.command("latency")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from appliance.kernel.db import Database
+from appliance.kernel.errors import BadInput
+from appliance.kernel.ids import TenantId
 from appliance.services import metering
+from appliance.services.device_time import DeviceGrouping, DeviceTimeFilter, report
 from appliance.services.metering_tables import DeviceMeterRow, DeviceUsageRow
 from appliance.services.shutdown import stop_all
 from appliance.services.states import ServiceState
@@ -148,3 +152,33 @@ def test_pieces_add_up_to_the_whole(begin: int, microseconds: list[int]) -> None
             assert 0 < milliseconds <= 3_600_000
             parts[hour] = parts.get(hour, 0) + milliseconds
     assert parts == whole
+
+
+def last_day(stage: Stage, **changes: Any) -> DeviceTimeFilter:
+    now = stage.clock.now()
+    return DeviceTimeFilter(since=now - timedelta(days=1), until=now + timedelta(hours=1), **changes)
+
+
+async def test_totals_are_of_the_callers_tenant_and_add_up_however_they_are_grouped(stage: Stage) -> None:
+    one, other = await running(stage), await stage.create("other", flavor="gpu")
+    await stage.until(other, ServiceState.ready)
+    stage.clock.advance(2 * 3600 + 30)
+    await metered(stage).reconcile()
+    async with stage.work() as work:
+        (whole,) = (await report(work, last_day(stage), [], "UTC")).items
+        services = (await report(work, last_day(stage), [DeviceGrouping.service], "UTC")).items
+        hours = (await report(work, last_day(stage), [DeviceGrouping.hour, DeviceGrouping.model], "Asia/Tokyo")).items
+        days = (await report(work, last_day(stage), [DeviceGrouping.day], "Europe/Berlin")).items
+        (single,) = (await report(work, last_day(stage, service_id=one), [], "UTC")).items
+    assert whole.device_seconds == await used(stage) / 100_000 > 4 * 3600
+    assert {item.service_id for item in services} == {one, other}
+    for items in (services, hours, days):
+        assert sum(item.device_seconds for item in items) == pytest.approx(whole.device_seconds, abs=1e-6)
+    assert all(item.period is not None and item.model for item in hours)
+    assert single.device_seconds == next(item.device_seconds for item in services if item.service_id == one)
+    async with stage.work_of(TenantId("ten_other")) as work:
+        (nothing,) = (await report(work, last_day(stage), [], "UTC")).items
+        assert nothing.device_seconds == 0
+        assert (await report(work, last_day(stage), [DeviceGrouping.service], "UTC")).items == []
+        with pytest.raises(BadInput):
+            await report(work, last_day(stage), [DeviceGrouping.hour, DeviceGrouping.day], "UTC")
