@@ -1,7 +1,11 @@
-"""Counted limits: taken and given back in the transaction that creates or removes what is counted."""
+"""Counted limits: taken and given back in the transaction that creates or removes what is counted.
+
+Several are taken in the order of `Resource`, in every transaction, so that none waits for another that waits for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 from sqlalchemy import select, update
@@ -14,9 +18,15 @@ PLATFORM_SCOPE = "platform"
 
 
 class Resource(StrEnum):
+    """`cpu_millis` counts thousandths of a CPU, so that it is whole; `storage_bytes` the bytes of models' versions."""
+
     services = "services"
     replicas = "replicas"
     devices = "devices"
+    device_memory_bytes = "device_memory_bytes"
+    cpu_millis = "cpu_millis"
+    memory_bytes = "memory_bytes"
+    storage_bytes = "storage_bytes"
     keys = "keys"
     listeners = "listeners"
 
@@ -47,6 +57,19 @@ async def take(session: AsyncSession, scope: str, resource: Resource, amount: in
         f"delete some or ask an administrator to raise it",
         scope=scope,
     )
+
+
+async def take_all(session: AsyncSession, scope: str, amounts: Mapping[Resource, int]) -> None:
+    """`take` of each that is more than nothing."""
+    for resource in Resource:
+        if amount := amounts.get(resource, 0):
+            await take(session, scope, resource, amount)
+
+
+async def give_back_all(session: AsyncSession, scope: str, amounts: Mapping[Resource, int]) -> None:
+    for resource in Resource:
+        if amount := amounts.get(resource, 0):
+            await give_back(session, scope, resource, amount)
 
 
 async def give_back(session: AsyncSession, scope: str, resource: Resource, amount: int = 1) -> None:

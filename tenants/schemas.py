@@ -82,6 +82,10 @@ class QuotaDefaults(msgspec.Struct, frozen=True):
     services: int
     replicas: int
     devices: int
+    device_memory_bytes: int
+    cpu_millis: int
+    memory_bytes: int
+    storage_bytes: int
     keys: int
     trust: Trust = Trust.trusted
 

@@ -58,6 +58,10 @@ async def create_tenant(work: Work, new: NewTenant, defaults: QuotaDefaults) -> 
         Resource.services: defaults.services,
         Resource.replicas: defaults.replicas,
         Resource.devices: defaults.devices,
+        Resource.device_memory_bytes: defaults.device_memory_bytes,
+        Resource.cpu_millis: defaults.cpu_millis,
+        Resource.memory_bytes: defaults.memory_bytes,
+        Resource.storage_bytes: defaults.storage_bytes,
         Resource.keys: defaults.keys,
     }
     queries.add_quotas(work.session, row.id, limits)

@@ -15,6 +15,7 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.api.parts import Parts
+from appliance.app.defaults import quota_defaults
 from appliance.app.home import Home
 from appliance.app.housekeeping import Housekeeping
 from appliance.gateway import metrics, ports
@@ -63,7 +64,7 @@ from tenants.activity import ActivityReconciler, Sightings
 from tenants.actors import system
 from tenants.logins import LoginDesk
 from tenants.provisions import Provisions
-from tenants.schemas import QuotaDefaults, Trust
+from tenants.schemas import Trust
 from tenants.sealing import SealReconciler
 from tenants.usage import insert_latencies, insert_rollups, insert_usage
 from tenants.work import Work
@@ -303,16 +304,9 @@ def _readiness(machinery: Machinery) -> Callable[[RuntimeSpec], bool]:
 def _provisions(
     settings: Settings, database: Database, passwords: Passwords, clock: Clock, sightings: Sightings
 ) -> Provisions:
-    limits = settings.limits
     return Provisions(
         login_desk=LoginDesk(database, clock, passwords, settings.logins),
-        quota_defaults=QuotaDefaults(
-            services=limits.tenant_services,
-            replicas=limits.tenant_replicas,
-            devices=limits.tenant_devices,
-            keys=limits.tenant_keys,
-            trust=Trust(settings.tenant_trust),
-        ),
+        quota_defaults=quota_defaults(settings.limits, Trust(settings.tenant_trust)),
         blockers=(users.services_of_tenant, models_of_tenant),
         check_services=users.services_elsewhere,
         find_service=users.service_for_budget,

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.app.build import Built
+from appliance.app.defaults import quota_defaults
 from appliance.gateway.tables import ListenerRow
 from appliance.kernel.clock import Clock
 from appliance.kernel.crypto import Passwords, sha256_hex
@@ -31,7 +32,7 @@ from tenants import keys, members, tenancy
 from tenants.actors import system
 from tenants.permissions import MemberRole
 from tenants.queries.keys import key_named
-from tenants.schemas import NewKey, NewMember, NewTenant, QuotaDefaults, Trust
+from tenants.schemas import NewKey, NewMember, NewTenant, Trust
 from tenants.scope import PLATFORM, TenantScope
 from tenants.work import Work
 
@@ -61,12 +62,7 @@ class DemoObjects:
             try:
                 return TenantId((await tenancy.resolve_tenant(work.session, PLATFORM, NAME)).id), None
             except NotFound:
-                quotas = QuotaDefaults(
-                    services=limits.tenant_services,
-                    replicas=limits.tenant_replicas,
-                    devices=limits.tenant_devices,
-                    keys=limits.tenant_keys,
-                )
+                quotas = quota_defaults(limits, Trust.trusted)
                 tenant_id = TenantId(
                     (await tenancy.create_tenant(work, NewTenant(name=NAME, trust=Trust.trusted), quotas)).id
                 )

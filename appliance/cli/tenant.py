@@ -11,6 +11,7 @@ from appliance.cli.limits import limit_options, merged, take_limits
 from appliance.cli.options import client_command, given, require_change
 from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_delete, add_list, add_show
+from appliance.cli.sizes import SIZE, readable
 
 KIND = Kind(
     "tenant",
@@ -124,15 +125,24 @@ def _choose(connection: Connection, name: str) -> None:
 def show_quotas(tenant_name: str, connection: Connection, *, as_json: bool) -> None:
     """Show what is used of each limit."""
     _choose(connection, tenant_name)
-    show_list(connection.get("quotas")["items"], QUOTA_COLUMNS, as_json=as_json)
+    quotas = connection.get("quotas")["items"]
+    show_list(quotas if as_json else map(_sized, quotas), QUOTA_COLUMNS, as_json=as_json)
+
+
+def _sized(quota: dict[str, Any]) -> dict[str, Any]:
+    if not quota["resource"].endswith("_bytes"):
+        return quota
+    return quota | {member: readable(quota[member]) for member in ("used", "limit")}
 
 
 @quota.command("set")
 @click.argument("tenant_name", metavar="TENANT")
 @click.argument("resource")
-@click.argument("limit", type=click.IntRange(min=0))
+@click.argument("limit", type=SIZE)
 @client_command
 def set_quota(tenant_name: str, resource: str, limit: int, connection: Connection, *, as_json: bool) -> None:
-    """Set the LIMIT of a RESOURCE: services, replicas, devices or keys."""
+    """Set the LIMIT of a RESOURCE: services, replicas, devices, device_memory_bytes, cpu_millis (thousandths of a CPU),
+    memory_bytes, storage_bytes or keys. A size may be written as 512GiB.
+    """
     _choose(connection, tenant_name)
     show_object(connection.put(f"quotas/{segment(resource)}", {"limit": limit}), as_json=as_json)

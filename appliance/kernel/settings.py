@@ -85,6 +85,10 @@ class LimitSettings(_Section, frozen=True):
     tenant_services: Count
     tenant_replicas: Count
     tenant_devices: Count
+    tenant_device_memory_bytes: Count
+    tenant_cpus: Count
+    tenant_memory_bytes: Count
+    tenant_storage_bytes: Count
     tenant_keys: Count
     upload_bytes: Count
     body_bytes: Count

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.leases import Guarded
+from appliance.models import storage
 from appliance.models.claims import UnlessClaimed
 from appliance.models.errors import UploadExpired
 from appliance.models.repository import ModelRepository
@@ -31,6 +32,7 @@ async def expire_uploads(work: Work) -> int:
         ModelUploadRow.state == UploadState.open, ModelUploadRow.expires_at <= work.now()
     )
     uploads = list(await work.session.scalars(query))
+    await storage.lock(work.session, ModelVersionRow.id.in_([upload.version_id for upload in uploads]))
     for upload in uploads:
         error = UploadExpired("the upload was not finished in time; begin a new one")
         await settle_failed(work, upload.version_id, upload.tenant_id, error)
@@ -46,13 +48,16 @@ async def drop_superseded(work: Work, repository: ModelRepository) -> int:
     )
     found = (await work.session.execute(query)).all()
     users = await repository.users_of(work.session, [version.id for version, _ in found])
+    await storage.lock(work.session, ModelVersionRow.id.in_([version.id for version, _ in found]))
     dropped = 0
     for version, tenant_id in found:
         if version.id in users:
             continue
         try:
             async with work.session.begin_nested():
-                await work.session.execute(delete(ModelVersionRow).where(ModelVersionRow.id == version.id))
+                gone = ModelVersionRow.id == version.id
+                await storage.give_back(work.session, gone)
+                await work.session.execute(delete(ModelVersionRow).where(gone))
         except IntegrityError:
             continue  # taken into use by a domain that is not registered: it keeps its content
         work.record("model.version.collected", "model_version", version.id, tenant_id=tenant_id)

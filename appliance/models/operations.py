@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.ids import is_id, new_id
-from appliance.models import queries
+from appliance.models import queries, storage
 from appliance.models.errors import ModelInUse, ModelNameTaken, ModelShared, VersionNotReady
 from appliance.models.names import RECONCILER
 from appliance.models.repository import ModelRepository
@@ -96,6 +96,7 @@ async def delete_model(work: Work, repository: ModelRepository, model: ModelRow)
     versions = await queries.version_names(work.session, model.id)
     users = await repository.users_of(work.session, versions)
     refuse_in_use(model, {versions[version_id]: names for version_id, names in users.items()})
+    await storage.give_back(work.session, ModelVersionRow.model_id == model.id)
     await remove(work.session, ModelRow, model.id, f"model {model.name!r}")
     work.record("model.deleted", "model", model.id, tenant_id=model.tenant_id, detail={"name": model.name})
     work.wake(RECONCILER)

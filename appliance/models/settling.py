@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import ApplianceError
+from appliance.models import storage
 from appliance.models.errors import ModelRefused
 from appliance.models.ingest import Imported, Order
 from appliance.models.names import RECONCILER
@@ -17,6 +18,7 @@ from appliance.models.schemas import FailedFile, ImportFailure, as_builtins
 from appliance.models.states import VersionAction, VersionState, can
 from appliance.models.store import StoredFile
 from appliance.models.tables import BlobRow, ModelFileRow, ModelImportRow, ModelRow, ModelUploadRow, ModelVersionRow
+from tenants.quotas import QuotaExceeded
 from tenants.work import Work
 
 BATCH = 500
@@ -25,10 +27,18 @@ MOST_SHOWN = 100
 
 
 async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
-    """The version is whole and becomes the current one of its name; False if it was deleted meanwhile."""
+    """The version is whole and becomes the current one of its name; False if it was deleted meanwhile, or fails because
+    its tenant has no room for it.
+    """
     model = await _lock_model(work.session, order)
     version = await _importing(work.session, order.version_id)
     if model is None or version is None:
+        return False
+    total_bytes = sum(file.size for file in imported.files)
+    try:
+        await storage.count(work.session, model.tenant_id, version, total_bytes)
+    except QuotaExceeded as error:
+        await settle_failed(work, version.id, model.tenant_id, error)
         return False
     await _insert_files(work, version.id, imported.files)
     await work.session.execute(
@@ -37,7 +47,7 @@ async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
         .values(is_current=False)
     )
     version.state, version.is_current = VersionState.normal, True
-    version.total_bytes = sum(file.size for file in imported.files)
+    version.total_bytes = total_bytes
     version.details = as_builtins(imported.metadata)
     version.verified_at = work.now()
     if model.default_version in (None, version.name):
@@ -59,6 +69,7 @@ async def settle_failed(work: Work, version_id: str, tenant_id: str | None, erro
     failure = ImportFailure(
         error.code, error.detail, [FailedFile(file.path, file.reason) for file in files[:MOST_SHOWN] if file.path]
     )
+    await storage.count(work.session, tenant_id, version, 0)
     version.state, version.error = VersionState.failed, as_builtins(failure)
     await _end(work.session, version_id)
     detail = {"version": version.name, "code": error.code, "reason": error.detail[:500]}

@@ -15,7 +15,7 @@ from sqlalchemy import delete
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.ids import new_id
-from appliance.models import queries
+from appliance.models import queries, storage
 from appliance.models.archives import SUFFIXES, is_archive
 from appliance.models.copying import require_space
 from appliance.models.errors import ModelRefused, Refusal, UploadClosed, UploadIncomplete, UploadTooLarge
@@ -38,6 +38,7 @@ async def open_upload(work: Work, repository: ModelRepository, model: ModelRow, 
     """Announce an upload; names, sizes and space are checked before a byte is sent."""
     _check(new, repository)
     version = await begin_version(work, model, new.version, new.kind)
+    await storage.count(work.session, model.tenant_id, version, sum(file.size for file in new.files))
     upload = ModelUploadRow(
         id=new_id("upl"),
         tenant_id=model.tenant_id,
@@ -112,7 +113,9 @@ async def finish_upload(
 
 async def abort_upload(work: Work, model: ModelRow, upload: ModelUploadRow) -> None:
     """Remove the upload and its version; the parts are collected afterwards."""
-    await work.session.execute(delete(ModelVersionRow).where(ModelVersionRow.id == upload.version_id))
+    gone = ModelVersionRow.id == upload.version_id
+    await storage.give_back(work.session, gone)
+    await work.session.execute(delete(ModelVersionRow).where(gone))
     work.record("model.upload.aborted", "model_upload", upload.id, tenant_id=model.tenant_id)
     work.wake(RECONCILER)
 

@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 
 from appliance.kernel.errors import BadInput
 from appliance.kernel.ids import is_id, new_id
-from appliance.models import queries
+from appliance.models import queries, storage
 from appliance.models.directories import allowed_directory
 from appliance.models.errors import ImportRunning, VersionImmutable, VersionNotReady
 from appliance.models.names import RECONCILER
@@ -85,6 +85,7 @@ async def tag_version(work: Work, model: ModelRow, version: ModelVersionRow, nam
     if not can(VersionState(version.state), VersionAction.tag):
         raise VersionNotReady(f"version {version.name!r} is {version.state}; only a normal one can be tagged")
     tag = await begin_version(work, model, name, VersionKind.tag)
+    await storage.count(work.session, model.tenant_id, tag, version.total_bytes)
     await order_import(work, tag, Source.version, version.id)
     detail = {"model": model.name, "version": version.name, "tag": name}
     work.record("model.version.tag_ordered", "model_version", tag.id, tenant_id=model.tenant_id, detail=detail)
@@ -95,6 +96,7 @@ async def delete_version(work: Work, repository: ModelRepository, model: ModelRo
     """Remove a version, or stop its import; `ModelInUse` names what uses it."""
     users = await repository.users_of(work.session, [version.id])
     refuse_in_use(model, {version.name: users[version.id]} if users else {})
+    await storage.give_back(work.session, ModelVersionRow.id == version.id)
     await remove(work.session, ModelVersionRow, version.id, f"version {version.name!r} of model {model.name!r}")
     if version.is_current and model.default_version == version.name:
         model.default_version = model.detected_task_type = model.detected_framework = None

@@ -22,6 +22,7 @@ from appliance.runtimes.images import choose_image
 from appliance.services import trust
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
 from appliance.services.corrections import correction_of, family_of
+from appliance.services.counting import amounts
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
 from appliance.services.needs import Asked, Facts, needs
@@ -91,11 +92,12 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
     choice = await _choose(work, publishing, request, model)
     await _check_name(work, tenant_id, request.name)
-    await _count(work.session, tenant_id, request.replicas, choice.flavor.devices)
     service = _service_row(work, tenant_id, request)
+    deployment = _deployment_row(service, request, model, choice)
+    await _count(work.session, tenant_id, deployment)
     await _insert(work.session, service, NameTaken(f"the tenant has a service {request.name!r}; choose another name"))
     gone = Conflict("the model version, the flavor or the pool was deleted just now; look and choose again")
-    await _insert(work.session, _deployment_row(service, request, model, choice), gone)
+    await _insert(work.session, deployment, gone)
     detail = {"name": service.name, "model": model.model_name, "runtime": choice.runtime.name}
     work.record("service.created", "service", service.id, detail=detail | await _expose(work, service, request))
     await require_clear_names(work.session, service)
@@ -159,11 +161,10 @@ async def _insert(session: AsyncSession, row: ServiceRow | DeploymentRow, overta
         raise overtaken from error
 
 
-async def _count(session: AsyncSession, tenant_id: str, replicas: int, devices: int) -> None:
+async def _count(session: AsyncSession, tenant_id: str, deployment: DeploymentRow) -> None:
     await quotas.take(session, PLATFORM_SCOPE, Resource.services)
     await quotas.take(session, tenant_id, Resource.services)
-    await quotas.take(session, tenant_id, Resource.replicas, replicas)
-    await quotas.take(session, tenant_id, Resource.devices, replicas * devices)
+    await quotas.take_all(session, tenant_id, amounts(deployment, deployment.replicas))
 
 
 def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceRow:

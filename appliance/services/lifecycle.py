@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from appliance.kernel.errors import Conflict
 from appliance.services import queries, trust
+from appliance.services.counting import amounts
 from appliance.services.errors import ActionNotAllowed
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
@@ -22,7 +23,6 @@ from appliance.services.transitions import SERVICES, SNAPSHOT
 from appliance.services.trust import Isolation
 from tenants import limits, quotas
 from tenants.queries.tenancy import find_tenant
-from tenants.quotas import Resource
 from tenants.scope import PLATFORM
 from tenants.work import Work
 
@@ -137,9 +137,8 @@ async def _scale(work: Work, service: ServiceRow, replicas: int) -> int:
     deployment = max(deployments, key=lambda row: row.weight)
     more = replicas - deployment.replicas
     if service.desired == Desired.running and more:
-        for resource, amount in ((Resource.replicas, more), (Resource.devices, more * deployment.devices)):
-            count = quotas.take if amount > 0 else quotas.give_back
-            await count(work.session, service.tenant_id, resource, abs(amount))
+        count = quotas.take_all if more > 0 else quotas.give_back_all
+        await count(work.session, service.tenant_id, amounts(deployment, abs(more)))
     deployment.replicas = replicas
     deployment.failures, deployment.next_start_at = 0, None
     return replicas
@@ -170,12 +169,10 @@ def _touch(work: Work, service: ServiceRow) -> None:
 async def _count_again(work: Work, service: ServiceRow) -> None:
     _check(service, Action.start)
     for row in await queries.deployments_of(work.session, [service.id]):
-        await quotas.take(work.session, service.tenant_id, Resource.replicas, row.replicas)
-        await quotas.take(work.session, service.tenant_id, Resource.devices, row.replicas * row.devices)
+        await quotas.take_all(work.session, service.tenant_id, amounts(row, row.replicas))
 
 
 async def _give_back(work: Work, service: ServiceRow) -> None:
-    """A service that is not to run counts no replicas and devices, though they may take a while to stop."""
+    """A service that is not to run counts no replicas and nothing of theirs, though they may take a while to stop."""
     for row in await queries.deployments_of(work.session, [service.id]):
-        await quotas.give_back(work.session, service.tenant_id, Resource.replicas, row.replicas)
-        await quotas.give_back(work.session, service.tenant_id, Resource.devices, row.replicas * row.devices)
+        await quotas.give_back_all(work.session, service.tenant_id, amounts(row, row.replicas))

@@ -1,7 +1,8 @@
 """I3: each counter equals the rows it counts and is within its limit.
 
-A service counts from its creation until its row is gone, its replicas and devices only while it is meant to run, a
-key until it is revoked. The platform counts services.
+A service counts from its creation until its row is gone, its replicas and what they take only while it is meant to run,
+a key until it is revoked, a version of a tenant's model its files, or while it is uploaded what was announced. The
+platform counts services.
 """
 
 from collections import Counter
@@ -33,9 +34,36 @@ def _counted(evidence: Evidence) -> Counter[tuple[str, str]]:
         found[_PLATFORM, "services"] += 1
     for deployment in evidence.rows("deployments"):
         if services[deployment["service_id"]]["desired"] == "running":
-            found[deployment["tenant_id"], "replicas"] += deployment["replicas"]
-            found[deployment["tenant_id"], "devices"] += deployment["replicas"] * deployment["devices"]
+            tenant, replicas = deployment["tenant_id"], deployment["replicas"]
+            found[tenant, "replicas"] += replicas
+            found[tenant, "devices"] += replicas * deployment["devices"]
+            found[tenant, "device_memory_bytes"] += replicas * deployment["devices"] * deployment["device_memory_bytes"]
+            found[tenant, "cpu_millis"] += replicas * deployment["cpu_millis"]
+            found[tenant, "memory_bytes"] += replicas * deployment["memory_bytes"]
+    for tenant, size in _stored(evidence):
+        found[tenant, "storage_bytes"] += size
     for key in evidence.rows("api_keys"):
         if key["tenant_id"] is not None and key["revoked_at"] is None:
             found[key["tenant_id"], "keys"] += 1
     return found
+
+
+def _stored(evidence: Evidence) -> Iterator[tuple[str, int]]:
+    tenants = {row["id"]: row["tenant_id"] for row in evidence.rows("models")}
+    uploads = {row["id"]: row["version_id"] for row in evidence.rows("model_uploads")}
+    sizes: Counter[str] = Counter()
+    for file in evidence.rows("model_upload_files"):
+        sizes[uploads[file["upload_id"]]] += file["size"]
+    orders = {row["version_id"]: row for row in evidence.rows("model_imports")}
+    versions = {row["id"]: row for row in evidence.rows("model_versions")}
+    for version in versions.values():
+        if (tenant := tenants[version["model_id"]]) is None:
+            continue
+        order = orders.get(version["id"])
+        if order is not None and order["source"] == "version":
+            source = versions.get(order["location"])
+            yield tenant, source["total_bytes"] if source else version["counted_bytes"]
+        elif version["state"] == "importing":
+            yield tenant, sizes[version["id"]]
+        elif version["state"] == "normal":
+            yield tenant, version["total_bytes"]

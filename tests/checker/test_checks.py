@@ -19,7 +19,16 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "tenants": [],
     "services": [{"id": "svc_1", "tenant_id": "ten_1", "desired": "running"}],
     "deployments": [
-        {"id": "dep_1", "tenant_id": "ten_1", "service_id": "svc_1", "replicas": 1, "devices": 1},
+        {
+            "id": "dep_1",
+            "tenant_id": "ten_1",
+            "service_id": "svc_1",
+            "replicas": 2,
+            "devices": 1,
+            "device_memory_bytes": 5,
+            "cpu_millis": 1500,
+            "memory_bytes": 7,
+        },
     ],
     "replicas": [{"id": "rpl_1", "deployment_id": "dep_1", "state": "ready", "deadline_at": None}],
     "nodes": [{"id": "nod_1", "memory_claimed": 7}],
@@ -33,8 +42,23 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "quotas": [
         {"scope": "ten_1", "resource": "services", "used": 1, "quota_limit": 1},
         {"scope": "platform", "resource": "services", "used": 1, "quota_limit": 500},
-        {"scope": "ten_1", "resource": "devices", "used": 1, "quota_limit": 8},
+        {"scope": "ten_1", "resource": "devices", "used": 2, "quota_limit": 8},
+        {"scope": "ten_1", "resource": "device_memory_bytes", "used": 10, "quota_limit": 10},
+        {"scope": "ten_1", "resource": "cpu_millis", "used": 3000, "quota_limit": 4000},
+        {"scope": "ten_1", "resource": "memory_bytes", "used": 14, "quota_limit": 14},
+        {"scope": "ten_1", "resource": "storage_bytes", "used": 12, "quota_limit": 14},
     ],
+    "models": [{"id": "mdl_1", "tenant_id": "ten_1"}, {"id": "mdl_2", "tenant_id": None}],
+    "model_versions": [
+        {"id": "ver_1", "model_id": "mdl_1", "state": "normal", "total_bytes": 3, "counted_bytes": 3},
+        {"id": "ver_2", "model_id": "mdl_1", "state": "importing", "total_bytes": 0, "counted_bytes": 6},
+        {"id": "ver_3", "model_id": "mdl_1", "state": "importing", "total_bytes": 0, "counted_bytes": 3},
+        {"id": "ver_4", "model_id": "mdl_1", "state": "failed", "total_bytes": 0, "counted_bytes": 0},
+        {"id": "ver_5", "model_id": "mdl_2", "state": "normal", "total_bytes": 9, "counted_bytes": 0},
+    ],
+    "model_imports": [{"version_id": "ver_3", "source": "version", "location": "ver_1"}],
+    "model_uploads": [{"id": "upl_1", "version_id": "ver_2"}],
+    "model_upload_files": [{"upload_id": "upl_1", "size": 2}, {"upload_id": "upl_1", "size": 4}],
     "api_keys": [],
     "audit_events": [],
 }
@@ -145,7 +169,12 @@ def test_counters_that_differ_from_what_exists_or_pass_their_limit():
 def test_a_stopped_service_counts_no_devices():
     stopped = [{**TABLES["services"][0], "desired": "stopped"}]
     found = problems(list(counters.within_database(evidence(services=stopped))))
-    assert found == "I3  quota of devices of ten_1: 1 counted, 0 exist"
+    assert found.splitlines() == [
+        "I3  quota of devices of ten_1: 2 counted, 0 exist",
+        "I3  quota of device_memory_bytes of ten_1: 10 counted, 0 exist",
+        "I3  quota of cpu_millis of ten_1: 3000 counted, 0 exist",
+        "I3  quota of memory_bytes of ten_1: 14 counted, 0 exist",
+    ]
 
 
 def test_a_process_without_an_owner():

@@ -33,6 +33,8 @@ def test_quotas(platform: CommandLine, acme: CommandLine):
     assert platform.json("tenant", "quota", "set", "acme", "services", "7")["limit"] == 7
     assert ["services", "0", "7"] in rows(platform.ok("tenant", "quota", "show", "acme"))
     assert [item["resource"] for item in platform.json("tenant", "quota", "show", "platform")] == ["services"]
+    assert platform.json("tenant", "quota", "set", "acme", "storage_bytes", "5GiB")["limit"] == 5 * 1024**3
+    assert ["storage_bytes", "0 B", "5.0 GiB"] in rows(platform.ok("tenant", "quota", "show", "acme"))
     assert "limit" in platform.ok("tenant", "quota", "set", "platform", "services", "400")
     assert "[" in platform.fails("tenant", "quota", "set", "acme", "chairs", "7")
 
@@ -120,7 +122,7 @@ def test_a_tenant_that_is_missing_is_asked_for_as_an_option(platform: CommandLin
     [
         (("tenant", "create"), "Missing argument"),
         (("tenant", "update", "acme"), "say what to change"),
-        (("tenant", "quota", "set", "acme", "keys", "many"), "not a valid integer"),
+        (("tenant", "quota", "set", "acme", "keys", "many"), "is no size such as"),
         (("member", "add", "x", "--role", "king"), "is not one of"),
         (("key", "create", "x", "--expires", "soon"), "neither like"),
         (("user", "update", "admin"), "say what to change"),

@@ -74,7 +74,16 @@ async def _tenant_key(database: Database, clock: ManualClock) -> str:
         return []
 
     async with database.write() as session:
-        defaults = QuotaDefaults(services=5, replicas=5, devices=5, keys=3)
+        defaults = QuotaDefaults(
+            services=5,
+            replicas=5,
+            devices=5,
+            device_memory_bytes=1 << 40,
+            cpu_millis=64_000,
+            memory_bytes=1 << 40,
+            storage_bytes=1 << 40,
+            keys=3,
+        )
         tenant = await tenancy.create_tenant(Work(session, system("test"), clock), NewTenant(name="acme"), defaults)
     async with database.write() as session:
         work = Work(session, system("test", TenantId(tenant.id)), clock)

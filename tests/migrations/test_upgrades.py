@@ -257,3 +257,57 @@ async def test_a_lock_that_is_not_had_fails_the_upgrade(postgres_server: str) ->
             await upgrade(url)
         finally:
             await engine.dispose()
+
+
+SIZED: Final = (
+    (
+        "INSERT INTO flavors (id, name, description, devices, cpus, memory_bytes, tmp_bytes, version, created_at) "
+        "VALUES ('flv_1', 'gpu', '', 2, 1.5, 7, 0, 1, '{now}')"
+    ),
+    (
+        "INSERT INTO models (id, tenant_id, name, description, version, created_at) "
+        "VALUES ('mdl_1', 'ten_1', 'tiny', '', 1, '{now}')"
+    ),
+    (
+        "INSERT INTO model_versions (id, model_id, name, kind, state, is_current, total_bytes, metadata, created_at) "
+        "VALUES ('ver_1', 'mdl_1', 'main', 'branch', 'normal', true, 30, '{{\"weight_bytes\": 20}}', '{now}')"
+    ),
+    (
+        "INSERT INTO model_versions (id, model_id, name, kind, state, is_current, total_bytes, metadata, created_at) "
+        "VALUES ('ver_2', 'mdl_1', 'next', 'branch', 'importing', false, 0, '{{}}', '{now}')"
+    ),
+    (
+        "INSERT INTO model_uploads (id, tenant_id, model_id, version_id, kind, state, created_at, expires_at) "
+        "VALUES ('upl_1', 'ten_1', 'mdl_1', 'ver_2', 'files', 'open', '{now}', '{now}')"
+    ),
+    "INSERT INTO model_upload_files (upload_id, number, path, size, sha256) VALUES ('upl_1', 0, 'a', 5, '0')",
+    (
+        "INSERT INTO deployments (id, service_id, tenant_id, name, generation, model_id, model_version_id, model_name, "
+        "model_version, runtime, pool_id, flavor_id, flavor_name, devices, replicas, weight, failures) "
+        "VALUES ('dep_1', 'svc_1', 'ten_1', 'main', 1, 'mdl_1', 'ver_1', 'tiny', 'main', 'vllm', 'pol_1', 'flv_1', 'gpu', "
+        "2, 3, 100, 0)"
+    ),
+)
+
+
+async def test_tenants_get_quotas_of_what_they_use(empty_url: str, engine: AsyncEngine) -> None:
+    """Of running services, of versions and of open uploads; of devices what the weights take at least."""
+    await _move(engine, "0001")
+    await _fill(engine)
+    await _move(engine, "0004")
+    for statement in SIZED:
+        await _write(engine, statement.format(now=NOW))
+    await upgrade(empty_url)
+    least = 10 + 1024**3
+    assert dict(await _rows(engine, "SELECT resource, used FROM quotas WHERE scope = 'ten_1'")) == {
+        "device_memory_bytes": 3 * 2 * least,
+        "cpu_millis": 3 * 1500,
+        "memory_bytes": 3 * 7,
+        "storage_bytes": 30 + 5,
+    }
+    assert await _rows(engine, "SELECT device_memory_bytes, cpu_millis, memory_bytes, needs FROM deployments") == [
+        (least, 1500, 7, None)
+    ]
+    assert sorted(await _rows(engine, "SELECT id, counted_bytes FROM model_versions")) == [("ver_1", 30), ("ver_2", 5)]
+    await _move(engine, "0001")
+    assert await _rows(engine, "SELECT resource FROM quotas") == []

@@ -14,7 +14,8 @@ from appliance.kernel.leases import Guarded
 from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.repository import ModelRepository
 from tenants.permissions import Role
-from tenants.tables import TenantRow
+from tenants.quotas import Resource
+from tenants.tables import QuotaRow, TenantRow
 from tenants.work import Work
 from tests.models.library import Library, actor_of
 
@@ -51,6 +52,9 @@ async def tenant_ids(database: Database, clock: ManualClock) -> list[TenantId]:
             for name in ("acme", "bolt")
         ]
         session.add_all(rows)
+        session.add_all(
+            QuotaRow(scope=row.id, resource=Resource.storage_bytes.value, used=0, quota_limit=1 << 40) for row in rows
+        )
     return [TenantId(row.id) for row in rows]
 
 

@@ -57,7 +57,8 @@ TINY: Final = VersionFacts(
 )
 """What the files of the model `tiny` tell."""
 LIMIT: Final = 10
-"""Of each resource that a tenant's quota counts."""
+"""Of each resource that a tenant's quota counts, but for the `SIZES`, which have room for everything."""
+SIZES: Final = (Resource.device_memory_bytes, Resource.cpu_millis, Resource.memory_bytes)
 
 
 class Publisher:
@@ -273,6 +274,8 @@ async def _add_tenant(session: AsyncSession, clock: ManualClock, tenant_id: Tena
     session.add(QuotaRow(scope=PLATFORM_SCOPE, resource=Resource.services.value, used=0, quota_limit=500))
     for resource in _COUNTED:
         session.add(QuotaRow(scope=tenant_id, resource=resource.value, used=0, quota_limit=LIMIT))
+    for resource in SIZES:
+        session.add(QuotaRow(scope=tenant_id, resource=resource.value, used=0, quota_limit=1 << 50))
     await session.flush()
     session.add(ModelRow(id=found.model_id, tenant_id=tenant_id, name="tiny", description="", created_at=now))
     await session.flush()

@@ -20,7 +20,16 @@ from tenants.permissions import PERMISSIONS, Role
 from tenants.schemas import NewTenant, QuotaDefaults
 from tenants.work import Work
 
-DEFAULTS = QuotaDefaults(services=5, replicas=5, devices=5, keys=3)
+DEFAULTS = QuotaDefaults(
+    services=5,
+    replicas=5,
+    devices=5,
+    device_memory_bytes=1 << 40,
+    cpu_millis=64_000,
+    memory_bytes=1 << 40,
+    storage_bytes=1 << 40,
+    keys=3,
+)
 
 WorkAs = Callable[[Actor], AbstractAsyncContextManager[Work]]
 NewTenantOf = Callable[[str], Awaitable[TenantId]]

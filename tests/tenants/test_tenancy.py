@@ -21,7 +21,16 @@ from tests.tenants.support import no_services
 async def test_a_new_tenant_has_its_counters(work_as: WorkAs, acme: TenantId):
     async with work_as(acting(Role.viewer, acme)) as work:
         limits = {quota.resource: quota.limit for quota in await tenancy.list_quotas(work)}
-    assert limits == {Resource.services: 5, Resource.replicas: 5, Resource.devices: 5, Resource.keys: 3}
+    assert limits == {
+        Resource.services: 5,
+        Resource.replicas: 5,
+        Resource.devices: 5,
+        Resource.device_memory_bytes: 1 << 40,
+        Resource.cpu_millis: 64_000,
+        Resource.memory_bytes: 1 << 40,
+        Resource.storage_bytes: 1 << 40,
+        Resource.keys: 3,
+    }
 
 
 @pytest.mark.usefixtures("acme")
