@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
-from sqlalchemy import Select, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.access import Access
@@ -19,12 +19,24 @@ from gpu.states import DeviceState, NodeState, Vendor
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
 from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
 
-R = TypeVar("R", PoolRow, NodeRow, FlavorRow)
+R = TypeVar("R", NodeRow, FlavorRow)
+EVERY: Final = true()
+"""The condition of the platform: pools that only some tenants may use are there for it."""
 
 
-async def pool_row(session: AsyncSession, reference: str) -> PoolRow:
-    """By name or id; raises `NotFound`."""
-    return await _named(session, PoolRow, "pool", reference)
+async def pool_row(session: AsyncSession, reference: str, usable: ColumnElement[bool] = EVERY) -> PoolRow:
+    """By name or id; raises `NotFound`, also for one that is not `usable` for who asks."""
+    row = await session.scalar(select(PoolRow).where(or_(PoolRow.id == reference, PoolRow.name == reference), usable))
+    if row is None:
+        raise NotFound(f"there is no pool {reference!r}")
+    return row
+
+
+async def lock_pool(session: AsyncSession, reference: str) -> PoolRow:
+    """The same as it is now, locked until the transaction ends: nobody takes a place there meanwhile."""
+    known = await pool_row(session, reference)
+    locked = select(PoolRow).where(PoolRow.id == known.id).with_for_update(key_share=True)
+    return (await session.scalars(locked.execution_options(populate_existing=True))).one()
 
 
 async def node_row(session: AsyncSession, reference: str) -> NodeRow:
@@ -42,8 +54,8 @@ async def device_row(session: AsyncSession, device_id: str) -> DeviceRow:
     return row
 
 
-async def list_pools(session: AsyncSession, page: PageRequest) -> Page[Pool]:
-    rows = (await session.scalars(page.apply(select(PoolRow), PoolRow.id))).all()
+async def list_pools(session: AsyncSession, page: PageRequest, usable: ColumnElement[bool] = EVERY) -> Page[Pool]:
+    rows = (await session.scalars(page.apply(select(PoolRow).where(usable), PoolRow.id))).all()
     return page.page(await _pools(session, rows), [row.id for row in rows])
 
 

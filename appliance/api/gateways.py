@@ -11,7 +11,7 @@ from litestar.types import ControllerRouterHandler
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import IfMatch, expected, with_etag
+from appliance.api.parameters import Force, IfMatch, expected, with_etag
 from appliance.api.problems import problems
 from appliance.gateway import operations, queries, sharing, views
 from appliance.gateway.errors import (
@@ -24,11 +24,14 @@ from appliance.gateway.errors import (
 )
 from appliance.gateway.schemas import GatewayChange, GatewayView, NewGateway, SharedListener
 from appliance.gateway.tables import GatewayRow
+from appliance.kernel.access import Access
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
 from appliance.kernel.pagination import Page, PageRequest
+from appliance.services import reclaiming
 from appliance.services.errors import ServedModelTaken
 from appliance.services.names import require_clear_gateway
 from appliance.services.queries import service_names
+from appliance.services.transitions import SERVICES
 from appliance.services.users import services_without_port
 from tenants.permissions import Permission
 from tenants.work import Work
@@ -87,10 +90,19 @@ async def change_gateway(
     gateway: FromPath[str],
     data: JSONBody[GatewayChange],
     if_match: IfMatch = None,
+    *,
+    force: Force = False,
 ) -> Response[GatewayView]:
-    """Rename, move, widen, close or reopen a gateway; ports with listeners must stay in its range."""
+    """Rename, move, widen, close or reopen a gateway; ports with listeners must stay in its range.
+
+    Where services of tenants without a grant are on a gateway that becomes dedicated they are named; with `force`
+    their replicas are drained.
+    """
     row = expected(await queries.lock_gateway(work.session, gateway), if_match)
+    if data.access is Access.dedicated and row.access == Access.public and not force:
+        await reclaiming.require_no_guests(work.session, context_of(request).parts.catalog, work.now(), row)
     await operations.change_gateway(work, row, data, context_of(request).parts.port_rules)
+    work.wake(SERVICES)
     return await _answer(request, work, row)
 
 

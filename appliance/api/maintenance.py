@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from litestar import post
+from typing import Any
+
+from litestar import Request, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from litestar.types import ControllerRouterHandler
 
+from appliance.api.context import context_of
 from appliance.api.problems import problems
 from appliance.kernel.errors import NotFound
+from appliance.services.moving import Effects
+from appliance.services.reclaiming import effects_of_draining
 from gpu import cordoning, queries
 from gpu.schemas import Closing, Device, Node
 from gpu.states import Disposition
@@ -116,6 +121,43 @@ async def uncordon_device(work: NamedDependency[Work], device_id: FromPath[str])
     return await _dispose_device(work, device_id, Disposition.open)
 
 
+@get(
+    "/nodes/{node:str}/maintenance-preview",
+    permission=Permission.platform_read,
+    tags=TAGS,
+    responses=problems(NotFound),
+)
+async def preview_node_maintenance(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], node: FromPath[str]
+) -> Effects:
+    """What draining a node would do: whom it affects, what would have to leave, and where it could go."""
+    row = await queries.node_row(work.session, node)
+    return await effects_of_draining(work.session, context_of(request).parts.catalog, work.now(), row)
+
+
+@get(
+    "/devices/{device_id:str}/maintenance-preview",
+    permission=Permission.platform_read,
+    tags=TAGS,
+    responses=problems(NotFound),
+)
+async def preview_device_maintenance(
+    request: Request[Any, Any, Any], work: NamedDependency[Work], device_id: FromPath[str]
+) -> Effects:
+    """What draining a device would do: whom it affects, what would have to leave, and where it could go."""
+    row = await queries.device_row(work.session, device_id)
+    return await effects_of_draining(work.session, context_of(request).parts.catalog, work.now(), row)
+
+
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    return [cordon_node, drain_node, uncordon_node, cordon_device, drain_device, uncordon_device]
+    return [
+        preview_node_maintenance,
+        preview_device_maintenance,
+        cordon_node,
+        drain_node,
+        uncordon_node,
+        cordon_device,
+        drain_device,
+        uncordon_device,
+    ]

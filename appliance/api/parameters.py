@@ -14,6 +14,8 @@ Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LARGEST_LIMIT, desc
 Cursor = Annotated[str | None, QueryParameter(name="cursor", description="`next_cursor` of the page before")]
 IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", description="the ETag that the change was based on")]
 
+Force = Annotated[bool, QueryParameter(name="force", description="although services run by it: they are drained")]
+
 
 async def provide_page(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> PageRequest:
     return PageRequest(limit, cursor)

@@ -8,7 +8,16 @@ import click
 
 from appliance.cli.connection import Connection
 from appliance.cli.gateway_host import roll, top
-from appliance.cli.options import client_command, confirm, given, require_change, yes_option
+from appliance.cli.options import (
+    access_option,
+    client_command,
+    confirm,
+    force_option,
+    forced,
+    given,
+    require_change,
+    yes_option,
+)
 from appliance.cli.output import show_done, show_list, show_object
 from appliance.cli.resources import Kind, add_delete, add_list
 
@@ -23,6 +32,7 @@ KIND = Kind(
         ("FREE", "free"),
         ("SHARED", "shared_port"),
         ("STATE", "state"),
+        ("ACCESS", "access"),
         ("ID", "id"),
     ),
 )
@@ -44,6 +54,7 @@ def gateway() -> None: ...
 @click.option("--first-port", type=int, required=True, help="the lowest port; outside 32768 to 60999")
 @click.option("--ports", "port_count", type=int, help="how many, at most 16 [default: 16]")
 @click.option("--host", help="the address to listen on [default: 0.0.0.0]")
+@access_option
 @client_command
 def create(name: str, connection: Connection, *, as_json: bool, **members: Any) -> None:
     """Open the gateway NAME."""
@@ -82,11 +93,13 @@ def show(name: str, connection: Connection, *, as_json: bool) -> None:
 @click.option("--host", help="the address to listen on")
 @click.option("--close", "state", flag_value="closed", help="give it no further listeners")
 @click.option("--open", "state", flag_value="open", help="undo --close")
+@access_option
+@force_option
 @client_command
-def update(name: str, connection: Connection, *, as_json: bool, name_: str | None, **members: Any) -> None:
-    """Rename, move, widen, close or reopen a gateway."""
+def update(name: str, connection: Connection, *, as_json: bool, name_: str | None, force: bool, **members: Any) -> None:
+    """Rename, move, widen, close or reopen a gateway, or change who may use it."""
     body = require_change(given(name=name_, **members))
-    show_object(connection.patch(KIND.one(name), body), as_json=as_json)
+    show_object(connection.patch(forced(KIND.one(name), force=force), body), as_json=as_json)
 
 
 @gateway.command("share")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from appliance.cli.connection import Connection
+from appliance.cli.effects import show_effects
 from appliance.cli.options import client_command
 from appliance.cli.output import show_object
 from appliance.cli.resources import Kind
@@ -37,6 +38,12 @@ def add_maintenance(group: click.Group, kind: Kind, metavar: str) -> None:
     @client_command
     def uncordon(name: str, connection: Connection, *, as_json: bool) -> None:
         show_object(connection.post(f"{kind.one(name)}/uncordon"), as_json=as_json)
+
+    @group.command("preview", help=f"Show what draining a {kind.noun} would do, without doing it.")
+    @click.argument("name", metavar=metavar)
+    @client_command
+    def preview(name: str, connection: Connection, *, as_json: bool) -> None:
+        show_effects(connection.get(f"{kind.one(name)}/maintenance-preview"), as_json=as_json)
 
 
 def disposition(item: dict[str, object]) -> str:

@@ -17,6 +17,7 @@ yes_option = click.option("--yes", is_flag=True, help="do not ask, on a terminal
 access_option = click.option(
     "--access", type=click.Choice(["public", "dedicated"]), help="every tenant may use it, or those with a grant"
 )
+force_option = click.option("--force", is_flag=True, help="although services run by it: they are drained")
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(min=0), default=900.0, show_default=True, help="seconds to wait"
 )
@@ -46,6 +47,11 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not click.confirm(question, err=True):
         raise CommandFailed("nothing was done")
+
+
+def forced(path: str, *, force: bool) -> str:
+    """The path with the parameter that insists."""
+    return f"{path}?force=true" if force else path
 
 
 def given(**members: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from appliance.cli.connection import Connection
 from appliance.cli.maintenance import label_option, labels_of
-from appliance.cli.options import access_option, client_command, given, require_change
+from appliance.cli.options import access_option, client_command, force_option, forced, given, require_change
 from appliance.cli.output import show_object
 from appliance.cli.resources import Kind, add_delete, add_list, add_show
 
@@ -59,13 +59,21 @@ add_show(pool, KIND, "Show one pool.")
 @click.option("--description", help="what it is for")
 @access_option
 @label_option
+@force_option
 @client_command
 def update(
-    name: str, connection: Connection, *, as_json: bool, name_: str | None, labels: tuple[str, ...], **members: Any
+    name: str,
+    connection: Connection,
+    *,
+    as_json: bool,
+    name_: str | None,
+    labels: tuple[str, ...],
+    force: bool,
+    **members: Any,
 ) -> None:
     """Rename, describe or label a pool, or change who may use it."""
     body = require_change(given(name=name_, labels=labels_of(labels), **members))
-    show_object(connection.patch(KIND.one(name), body), as_json=as_json)
+    show_object(connection.patch(forced(KIND.one(name), force=force), body), as_json=as_json)
 
 
 add_delete(pool, KIND, "Dissolve a pool that has no nodes.")

@@ -49,7 +49,7 @@ class Permit:
         """The request without the devices that the tenant may not use."""
         if not self.entitlement.is_bound_to_classes:
             return request
-        excluded = self.entitlement.excluded({(device.vendor, device.model) for device in snapshot.devices})
+        excluded = self.entitlement.excluded({(kind.vendor, kind.model) for kind in snapshot.kinds})
         return replace(request, excluded_models={**excluded, **request.excluded_models})
 
 

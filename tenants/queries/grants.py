@@ -43,11 +43,14 @@ async def list_grants(
     scope: TenantScope,
     page: PageRequest,
     *,
+    tenant_id: str | None = None,
     kind: GrantKind | None = None,
     target: str | None = None,
 ) -> Sequence[GrantRow]:
     """Those within the scope; `target` is the id of a pool or gateway, or a device class."""
     query = select(GrantRow).where(scope.holds(GrantRow.tenant_id))
+    if tenant_id is not None:
+        query = query.where(GrantRow.tenant_id == tenant_id)
     if kind is not None:
         query = query.where(GrantRow.kind == kind.value)
     if target is not None:

@@ -16,7 +16,7 @@ from tests.support.models import write_tiny_model
 from tests.support.waiting import eventually
 
 CANARY: Final = "canary"
-_IDS: Final = re.compile(r"\b(?:bdg|ten|usr|key|mdl|ver|upl|svc|dep|rpl|lsn|evt|aud|opr)_[0-9a-z]{20}\b")
+_IDS: Final = re.compile(r"\b(?:bdg|grt|ten|usr|key|mdl|ver|upl|svc|dep|rpl|lsn|evt|aud|opr)_[0-9a-z]{20}\b")
 _BYTES: Final = b"canary bytes"
 
 
@@ -44,6 +44,7 @@ class Neighbour:
             "upload": (upload := self._upload()),
             "path": [f"{name}-file.safetensors"],
             "budget": self._budgets(),
+            "grant": self._grants(operator),
         }
         self.upload = upload[0]
         self._use()
@@ -85,6 +86,13 @@ class Neighbour:
         found = self.tenant.until(name, "ready")
         self.url: str = found["url"]
         return [name, found["id"]]
+
+    def _grants(self, operator: httpx.Client) -> list[str]:
+        """Of a pool and a gateway that are everybody's as well: nothing of the tests depends on them."""
+        return [
+            done(operator.post("grants", json={"tenant": self.name, "kind": kind, "target": "default"}))["id"]
+            for kind in ("pool", "gateway")
+        ]
 
     def _budgets(self) -> list[str]:
         """Of the key, of the service and of the tenant itself."""
