@@ -22,7 +22,7 @@ from appliance.kernel.errors import BadInput, Conflict, NameTaken, NotFound, Sta
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
-from appliance.services import creation, lifecycle, queries, views
+from appliance.services import creation, lifecycle, planning, queries, views
 from appliance.services.errors import (
     ActionNotAllowed,
     ReplicaNotFound,
@@ -30,6 +30,7 @@ from appliance.services.errors import (
     ServiceNotFound,
     TenantUntrusted,
 )
+from appliance.services.planning import ServicePlan
 from appliance.services.schemas import CreateService, EventView, ServiceView, ShareService, UpdateService
 from appliance.services.states import ServiceState
 from appliance.services.tables import ServiceRow
@@ -96,6 +97,30 @@ async def create_service(request: AnyRequest, data: JSONBody[CreateService]) -> 
             return await _view(request, work, await creation.create_service(work, publishing, data))
 
         return await once(request, work, create)
+
+
+@post(
+    "/service-plans",
+    permission=Permission.service_write,
+    unaudited=True,
+    status_code=200,
+    responses=problems(
+        NotFound,
+        ModelNotFound,
+        VersionNotFound,
+        VersionNotReady,
+        CombinationRefused,
+        TenantUntrusted,
+        ArgumentRefused,
+        EstimateImpossible,
+    ),
+    tags=TAGS,
+)
+async def plan_service(request: AnyRequest, data: JSONBody[CreateService]) -> ServicePlan:
+    """Tell what publishing would choose, what a replica would take and where it would go; nothing is made."""
+    await _read_ahead(request, data)
+    async with open_reading(request) as work:
+        return await planning.plan_service(work, context_of(request).parts.publishing, data)
 
 
 async def _read_ahead(request: AnyRequest, data: CreateService) -> None:
@@ -273,6 +298,7 @@ def tenant_routes() -> list[ControllerRouterHandler]:
     return [
         list_services,
         create_service,
+        plan_service,
         show_service,
         update_service,
         start_service,

@@ -28,6 +28,7 @@ from appliance.services.creation import create_service
 from appliance.services.schemas import CreateService
 from appliance.services.tables import ServiceRow
 from appliance.services.users import services_elsewhere
+from gpu.tables import FlavorRow
 from tenants import keys, members, tenancy
 from tenants.actors import system
 from tenants.permissions import MemberRole
@@ -119,7 +120,10 @@ class DemoObjects:
     async def ensure_service(self, tenant_id: TenantId) -> None:
         async def ensure(work: Work) -> None:
             if await self._service(work.session, tenant_id) is None:
-                request = CreateService(name=SERVICE, model=NAME, runtime=RUNTIME, description="The demo service")
+                flavor = await _smallest_without_devices(work.session)
+                request = CreateService(
+                    name=SERVICE, model=NAME, runtime=RUNTIME, flavor=flavor, description="The demo service"
+                )
                 await create_service(work, self._built.parts.publishing, request)
 
         await self._within(tenant_id, ensure)
@@ -147,3 +151,9 @@ class DemoObjects:
         except NotFound:
             return None
         return VersionState(version.state)
+
+
+async def _smallest_without_devices(session: AsyncSession) -> str | None:
+    """The demo's model is too small to hold a device; None where there is no such flavor."""
+    without = select(FlavorRow.id).where(FlavorRow.devices == 0)
+    return await session.scalar(without.order_by(FlavorRow.memory_bytes, FlavorRow.id).limit(1))

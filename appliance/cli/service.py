@@ -38,7 +38,7 @@ def service() -> None: ...
 @click.option("--runtime", help="transformers, vllm, ... [default: the best that can serve the model]")
 @click.option("--image", help="a registered image of the runtime [default: the runtime's own]")
 @click.option("--replicas", type=int, default=1, show_default=True, help="how many engines serve it")
-@click.option("--flavor", help="what one replica gets [default: the smallest]")
+@click.option("--flavor", help="what one replica gets [default: the smallest that suffices]")
 @click.option("--pool", help="where replicas are placed")
 @click.option("--gateway", help="which gateway listens [default: the first with room]")
 @click.option("--listener", type=click.Choice(["own", "shared"]), help="a port of its own, or a path on a shared one")
@@ -51,6 +51,7 @@ def service() -> None: ...
 @click.option("--defaults", metavar="JSON", help="sampling defaults, e.g. '{\"temperature\": 0.2}'")
 @traffic_options
 @click.option("--wait", is_flag=True, help="wait until it is ready, telling the phases")
+@click.option("--dry-run", is_flag=True, help="only tell what would be chosen, taken and found room for")
 @timeout_option
 @client_command
 def create(
@@ -66,11 +67,15 @@ def create(
     **members: Any,
 ) -> None:
     """Publish a model as the inference service NAME."""
+    dry_run = members.pop("dry_run")
     traffic = take_traffic(members)({})
     body = traffic | {member: value for member, value in members.items() if value is not None}
     body |= {"name": name, "args": list(args), "env": _pairs(env)}
     if defaults:
         body["defaults"] = _json(defaults, "--defaults")
+    if dry_run:
+        show_object(connection.post("service-plans", body), as_json=as_json)
+        return
     made = connection.create("services", body)
     if wait:
         made = until_settled(connection, made, timeout_s=timeout)

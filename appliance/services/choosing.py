@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.runtimes.capability import CombinationRefused, ModelTraits, check
 from appliance.runtimes.catalog import Catalog, Mode, RuntimeSpec
-from appliance.services.needs import Needs
+from appliance.services.needs import Facts, Needs
+from appliance.services.sizing import Fit, Fitted, smallest, stock_of
 from gpu.tables import FlavorRow, PoolRow
 from tenants import entitlements
 from tenants.grant_schemas import GrantKind
@@ -27,20 +28,20 @@ class Choice:
     flavor: FlavorRow
     pool: PoolRow
     image: str | None
-    needs: Needs | None
+    needs: Needs
 
 
-async def choose_flavor(session: AsyncSession, wanted: str | None) -> FlavorRow:
-    """The flavor by name or id; without one, the smallest."""
-    query = select(FlavorRow)
-    if wanted is not None:
-        query = query.where(or_(FlavorRow.name == wanted, FlavorRow.id == wanted))
-    query = query.order_by(FlavorRow.devices, FlavorRow.memory_bytes, FlavorRow.id).limit(1)
-    flavor = await session.scalar(query)
-    if flavor is None:
-        known = ", ".join((await session.scalars(select(FlavorRow.name).order_by(FlavorRow.name))).all())
-        raise NotFound(f"there is no flavor {wanted!r}; there are: {known or 'none, an administrator must make one'}")
-    return flavor
+async def choose_flavor(session: AsyncSession, wanted: str | None, pool: PoolRow, fit: Fit, facts: Facts) -> Fitted:
+    """The flavor by name or id, with runtime and needs; without one, the suggestion of `sizing` for the pool."""
+    size = FlavorRow.devices * FlavorRow.device_share
+    flavors = (await session.scalars(select(FlavorRow).order_by(size, FlavorRow.memory_bytes, FlavorRow.id))).all()
+    if wanted is None and flavors:
+        return smallest(flavors, await stock_of(session, pool.id), fit, facts, pool.name)
+    for flavor in flavors:
+        if wanted in (flavor.name, flavor.id):
+            return fit(flavor)
+    known = ", ".join(sorted(flavor.name for flavor in flavors))
+    raise NotFound(f"there is no flavor {wanted!r}; there are: {known or 'none, an administrator must make one'}")
 
 
 async def choose_pool(session: AsyncSession, scope: TenantScope, now: datetime, wanted: str | None) -> PoolRow:

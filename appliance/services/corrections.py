@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
@@ -17,9 +18,10 @@ def family_of(architectures: Sequence[str]) -> str | None:
     return architectures[0][:128] if architectures else None
 
 
-async def correction_of(session: AsyncSession, runtime: str, family: str | None) -> Correction:
-    row = await session.get(EstimateCorrectionRow, (runtime, family)) if family is not None else None
-    return NONE if row is None else _shown(row)
+async def corrections_of(session: AsyncSession, family: str | None) -> dict[str, Correction]:
+    """By runtime, of those whose engines reported of the family."""
+    query = select(EstimateCorrectionRow).where(EstimateCorrectionRow.family == family)
+    return {row.runtime: _shown(row) for row in await session.scalars(query)}
 
 
 async def learn(

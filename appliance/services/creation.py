@@ -21,16 +21,19 @@ from appliance.runtimes.catalog import Catalog, RuntimeSpec
 from appliance.runtimes.images import choose_image
 from appliance.services import trust
 from appliance.services.choosing import Choice, choose_flavor, choose_pool, choose_runtime
-from appliance.services.corrections import correction_of, family_of
+from appliance.services.corrections import corrections_of, family_of
 from appliance.services.counting import amounts
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
 from appliance.services.needs import Asked, Facts, needs
 from appliance.services.schemas import CreateService, Exposure
+from appliance.services.sizing import Fitted
 from appliance.services.states import Desired, Phase, ServiceState
 from appliance.services.tables import DeploymentRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
 from appliance.services.trust import Isolation
+from gpu.estimate.correction import NONE
+from gpu.tables import FlavorRow
 from tenants import entitlements, limits, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.scope import TenantScope
@@ -90,10 +93,10 @@ async def create_service(work: Work, publishing: Publishing, request: CreateServ
     await entitlements.hold(work.session, tenant_id)
     await trust.check(work.session, publishing.launcher, tenant_id)
     model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
-    choice = await _choose(work, publishing, request, model)
+    choice = await choose(work, publishing, request, model)
     await _check_name(work, tenant_id, request.name)
-    service = _service_row(work, tenant_id, request)
-    deployment = _deployment_row(service, request, model, choice)
+    service = service_row(work, tenant_id, request)
+    deployment = deployment_row(service, request, model, choice)
     await _count(work.session, tenant_id, deployment)
     await _insert(work.session, service, NameTaken(f"the tenant has a service {request.name!r}; choose another name"))
     gone = Conflict("the model version, the flavor or the pool was deleted just now; look and choose again")
@@ -125,23 +128,32 @@ async def _expose(work: Work, service: ServiceRow, request: CreateService) -> di
             assert_never(request.listener)
 
 
-async def _choose(work: Work, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
+async def choose(work: Work, publishing: Publishing, request: CreateService, model: ModelVersion) -> Choice:
     session = work.session
-    flavor = await choose_flavor(session, request.flavor)
+    pool = await choose_pool(session, work.scope, work.now(), request.pool)
     traits = capability.ModelTraits(
         formats=tuple(model.formats),
         quantised=model.quantised,
         encrypted=model.encrypted,
         architectures=tuple(model.architectures),
     )
-    runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
-    args = arguments.check_args(runtime, request.args)
+    facts = await publishing.read_facts(model.version_id)
+    corrections = await corrections_of(session, family_of(model.architectures))
+
+    def fit(flavor: FlavorRow) -> Fitted:
+        runtime = choose_runtime(publishing.catalog, publishing.is_ready, request.runtime, flavor, traits)
+        asked = Asked(
+            runtime=runtime,
+            args=arguments.check_args(runtime, request.args),
+            devices=flavor.devices,
+            device_memory_bytes=request.device_memory_bytes,
+        )
+        return Fitted(flavor, runtime, needs(asked, facts, corrections.get(runtime.name, NONE)))
+
+    flavor, runtime, found = await choose_flavor(session, request.flavor, pool, fit, facts)
     arguments.check_env(runtime, request.env)
     image = await choose_image(session, runtime, publishing.launcher.name, request.image)
-    asked = Asked(runtime=runtime, args=args, devices=flavor.devices, device_memory_bytes=request.device_memory_bytes)
-    correction = await correction_of(session, runtime.name, family_of(model.architectures))
-    found = needs(asked, await publishing.read_facts(model.version_id), correction)
-    return Choice(runtime, flavor, await choose_pool(session, work.scope, work.now(), request.pool), image, found)
+    return Choice(runtime, flavor, pool, image, found)
 
 
 async def _check_name(work: Work, tenant_id: str, name: str) -> None:
@@ -167,7 +179,7 @@ async def _count(session: AsyncSession, tenant_id: str, deployment: DeploymentRo
     await quotas.take_all(session, tenant_id, amounts(deployment, deployment.replicas))
 
 
-def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceRow:
+def service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceRow:
     now = work.now()
     return ServiceRow(
         id=new_id("svc"),
@@ -191,7 +203,7 @@ def _service_row(work: Work, tenant_id: str, request: CreateService) -> ServiceR
     )
 
 
-def _deployment_row(service: ServiceRow, request: CreateService, model: ModelVersion, choice: Choice) -> DeploymentRow:
+def deployment_row(service: ServiceRow, request: CreateService, model: ModelVersion, choice: Choice) -> DeploymentRow:
     return DeploymentRow(
         id=new_id("dep"),
         service_id=service.id,
@@ -208,7 +220,7 @@ def _deployment_row(service: ServiceRow, request: CreateService, model: ModelVer
         flavor_id=choice.flavor.id,
         flavor_name=choice.flavor.name,
         devices=choice.flavor.devices,
-        device_memory_bytes=choice.needs.device_memory_bytes if choice.needs else 0,
+        device_memory_bytes=choice.needs.device_memory_bytes,
         cpu_millis=round(choice.flavor.cpus * 1000),
         memory_bytes=choice.flavor.memory_bytes,
         needs=msgspec.to_builtins(choice.needs),

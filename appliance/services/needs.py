@@ -43,11 +43,14 @@ class Needs(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of each device of one replica, in bytes. `device_memory_bytes` is what a device must have: `given` by a person,
     or the corrected estimate's total by the `share` of a device that the engine takes; 0 without devices.
 
+    `reason` is why the flavor was chosen. Without devices what cannot be estimated is `unknown`, for the `problem`.
     `estimated` is before the correction. `quantisation` is of the model's `quantization_config` what devices are asked
     for.
     """
 
-    source: Literal["estimate", "given"]
+    source: Literal["estimate", "given", "unknown"]
+    reason: str = ""
+    problem: str | None = None
     device_memory_bytes: int
     devices: int
     context: int | None = None
@@ -75,10 +78,9 @@ class Asked(Struct, frozen=True, kw_only=True):
     device_memory_bytes: int | None = None
 
 
-def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs | None:
-    """None where nothing is asked of a device and nothing can be estimated.
-
-    Raises `EstimateImpossible`, also for a number of devices that the model is not split over, and `ArgumentRefused`.
+def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
+    """Raises `EstimateImpossible`, also for a number of devices that the model is not split over, and
+    `ArgumentRefused`.
     """
     ranks, groups = split(asked)
     quantisation = _quantisation(facts.config)
@@ -98,7 +100,7 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs | None:
         estimated = estimate(facts.config, facts.tensors, workload)
     except EstimateImpossible as error:
         if not asked.devices:
-            return None
+            return Needs(source="unknown", device_memory_bytes=0, devices=0, problem=error.detail)
         raise EstimateImpossible(f"{error.detail}; {_ASK}") from error
     share, cache_is_given = _share(asked), workload.kv_cache_bytes is not None
     counted = corrected(estimated, correction, cache_is_given=cache_is_given)

@@ -140,13 +140,17 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryNeeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one replica takes of each of its devices, in bytes, as found when it was published. `device_memory_bytes` is
-    what a device must have: what a person gave, or the breakdown's total by `share`, the part of a device that the
-    engine takes; 0 without devices. The breakdown is for `concurrency` sequences of `context` tokens, with cache and
-    overhead by the factors of the correction.
+    """What one replica takes of each of its devices, in bytes, as found when it was published.
+
+    `device_memory_bytes` is what a device must have: what a person gave, or the breakdown's total by `share`, the part
+    of a device that the engine takes; 0 without devices. `reason` is why the flavor was chosen where none was named,
+    `problem` why nothing could be estimated where nothing had to be. The breakdown is for `concurrency` sequences of
+    `context` tokens, with cache and overhead by the factors of the correction.
     """
 
     source: str
+    reason: str
+    problem: str | None
     device_memory_bytes: int
     devices: int
     context: int | None

@@ -154,7 +154,7 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
         runtime=row.runtime,
         image=row.image,
         flavor=row.flavor_name,
-        memory=memory_needs(msgspec.convert(row.needs, Needs | None)),
+        memory=None if row.needs is None else memory_needs(msgspec.convert(row.needs, Needs)),
         replicas=row.replicas,
         ready_replicas=sum(replica.state == ReplicaState.ready for replica in replicas),
         args=row.args,
@@ -165,11 +165,11 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
     )
 
 
-def memory_needs(needs: Needs | None) -> MemoryNeeds | None:
-    if needs is None:
-        return None
+def memory_needs(needs: Needs) -> MemoryNeeds:
     return MemoryNeeds(
         source=needs.source,
+        reason=needs.reason,
+        problem=needs.problem,
         device_memory_bytes=needs.device_memory_bytes,
         devices=needs.devices,
         context=needs.context,

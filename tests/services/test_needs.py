@@ -37,9 +37,7 @@ def found(
     correction: Correction = NONE,
 ) -> Needs:
     asked = Asked(runtime=runtime, args=check_args(runtime, args), devices=devices, device_memory_bytes=given)
-    told = needs(asked, facts, correction)
-    assert told is not None
-    return told
+    return needs(asked, facts, correction)
 
 
 def test_without_arguments_it_is_one_sequence_of_the_models_context() -> None:
@@ -128,7 +126,9 @@ def test_a_person_s_number_is_taken_as_it_is() -> None:
 def test_what_cannot_be_estimated_asks_for_a_number_unless_it_needs_no_device(facts: VersionFacts, reason: str) -> None:
     with pytest.raises(EstimateImpossible, match=rf"{reason}.*publish with device_memory_bytes"):
         found(facts=facts)
-    assert needs(Asked(runtime=VLLM, args=(), devices=0), facts, NONE) is None
+    without = found(facts=facts, devices=0)
+    assert (without.source, without.device_memory_bytes) == ("unknown", 0)
+    assert without.problem is not None
 
 
 def test_a_cache_that_holds_no_sequence_is_refused() -> None:

@@ -1,0 +1,87 @@
+"""What publishing would choose, count and find room for: read, and nothing made."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from appliance.services import trust
+from appliance.services.counting import amounts
+from appliance.services.creation import Publishing, choose, deployment_row, service_row
+from appliance.services.requesting import placement_request
+from appliance.services.schemas import CreateService, MemoryNeeds
+from appliance.services.sizing import guide_of
+from appliance.services.views import memory_needs
+from gpu import leasing
+from gpu.placement import place
+from gpu.requests import PlacementRequest, Rejection
+from gpu.snapshot import ComputeSnapshot
+from tenants import entitlements
+from tenants.work import Work
+
+
+class DeviceGuide(Struct, frozen=True, kw_only=True):
+    """From `least` to `most` devices are usual for a model of this size; the estimate decides where there is one."""
+
+    least: int
+    most: int
+    text: str
+
+
+class ServicePlan(Struct, frozen=True, kw_only=True):
+    """What a service would get. `flavor_reason` is empty where the flavor was named. `counts` is what all replicas
+    count against the tenant's quotas. `node` and `devices` (their models) are where the first replica would go now;
+    where it would wait, `waits` says why.
+    """
+
+    model: str
+    model_version: str
+    runtime: str
+    image: str | None
+    pool: str
+    flavor: str
+    flavor_reason: str
+    guide: DeviceGuide
+    memory: MemoryNeeds
+    counts: dict[str, int]
+    node: str | None = None
+    devices: list[str] = []
+    waits: str | None = None
+
+
+async def plan_service(work: Work, publishing: Publishing, request: CreateService) -> ServicePlan:
+    """Raises what publishing raises for its model, runtime, flavor, pool and arguments."""
+    tenant_id = work.scope.one()
+    await trust.check(work.session, publishing.launcher, tenant_id)
+    model = await publishing.find_model(work.session, work.scope, request.model, request.model_version)
+    choice = await choose(work, publishing, request, model)
+    deployment = deployment_row(service_row(work, tenant_id, request), request, model, choice)
+    known = guide_of(await publishing.read_facts(model.version_id))
+    plan = ServicePlan(
+        model=model.model_name,
+        model_version=model.version_name,
+        runtime=choice.runtime.name,
+        image=choice.image,
+        pool=choice.pool.name,
+        flavor=choice.flavor.name,
+        flavor_reason=choice.needs.reason,
+        guide=DeviceGuide(least=known.least, most=known.most, text=known.text),
+        memory=memory_needs(choice.needs),
+        counts={resource.value: amount for resource, amount in amounts(deployment, request.replicas).items()},
+    )
+    snapshot = await leasing.snapshot(work.session)
+    asked = placement_request(publishing.catalog, deployment, choice.flavor, {}, snapshot)
+    entitlement = (await entitlements.load(work.session, {tenant_id}, work.now()))[tenant_id]
+    if entitlement.is_bound_to_classes:
+        refused = entitlement.excluded({(kind.vendor, kind.model) for kind in snapshot.kinds})
+        asked = replace(asked, excluded_models={**refused, **asked.excluded_models})
+    return _placed(plan, snapshot, asked)
+
+
+def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:
+    found = place(snapshot, asked)
+    if isinstance(found, Rejection):
+        return replace(plan, waits=found.sentence)
+    node = snapshot.nodes[snapshot.positions[found.node_id]]
+    models = [device.model for device in node.devices if device.id in found.device_ids]
+    return replace(plan, node=node.name, devices=models)

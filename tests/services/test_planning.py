@@ -1,0 +1,60 @@
+"""A plan tells what publishing would do, and does nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from appliance.gateway.tables import ListenerRow
+from appliance.kernel.errors import NotFound
+from appliance.runtimes.errors import ArgumentRefused
+from appliance.services.planning import ServicePlan, plan_service
+from appliance.services.schemas import CreateService
+from appliance.services.tables import ServiceRow
+from tests.services.stage import GIB, Stage
+
+
+async def plan(stage: Stage, **values: Any) -> ServicePlan:
+    async with stage.work() as work:
+        return await plan_service(work, stage.publishing, CreateService(name="chat", model="tiny", **values))
+
+
+async def test_a_plan_tells_choice_needs_counts_and_place(stage: Stage) -> None:
+    told = await plan(stage, replicas=2)
+    assert (told.runtime, told.pool, told.flavor) == ("light", "default", "gpu")
+    assert told.flavor_reason.startswith("the smallest flavor that suffices")
+    assert told.guide.text.startswith("2 devices are usual")
+    assert told.memory.breakdown is not None
+    assert told.memory.device_memory_bytes == told.memory.breakdown.total_bytes
+    assert told.counts == {
+        "replicas": 2,
+        "devices": 2,
+        "device_memory_bytes": 2 * told.memory.device_memory_bytes,
+        "cpu_millis": 2000,
+        "memory_bytes": 2 * GIB,
+    }
+    assert (told.node, told.devices, told.waits) == ("node-1", ["H200"], None)
+
+
+async def test_a_plan_says_why_it_would_wait(stage: Stage) -> None:
+    told = await plan(stage, flavor="gpu", device_memory_bytes=100 * GIB)
+    assert told.node is None
+    assert told.waits is not None
+    assert "100" in told.waits
+
+
+async def test_a_plan_refuses_what_publishing_refuses(stage: Stage) -> None:
+    with pytest.raises(NotFound, match="there is no flavor 'huge'; there are: gpu, small"):
+        await plan(stage, flavor="huge")
+    with pytest.raises(ArgumentRefused, match="--max-model-len cannot be '0'"):
+        await plan(stage, args=["--max-model-len=0"])
+
+
+async def test_nothing_is_made(stage: Stage) -> None:
+    await plan(stage)
+    async with stage.database.read() as session:
+        for table in (ServiceRow, ListenerRow):
+            assert await session.scalar(select(func.count()).select_from(table)) == 0
+    assert set((await stage.counted()).values()) == {0}
