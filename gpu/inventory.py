@@ -57,13 +57,14 @@ class InventoryStatus(Struct, frozen=True):
 class Surroundings:
     """What the inventory asks and tells of the rest: `guard` raises where the control lease is lost, `fenced` is told
     of each device that was fenced, in the same transaction, `wakes` names the reconcilers to activate when a device
-    came, went or changed its state.
+    came, went or changed its state, `followers` those to activate after each probe.
     """
 
     guard: Callable[[AsyncSession], Awaitable[None]]
     pids_of_ours: PidsOfOurs
     fenced: Callable[[AsyncSession, Change], None]
     wakes: tuple[str, ...] = ()
+    followers: tuple[str, ...] = ()
 
 
 class Inventory:
@@ -96,6 +97,7 @@ class Inventory:
             await self._surroundings.guard(session)
             node = await record_node(session, self._clock, node_id, machine)
             changes = await record_devices(session, self._clock, node, readings, ours)
+            wake(session, *self._surroundings.followers)
             if changes or node_id is None:
                 wake(session, *self._surroundings.wakes)
             for change in changes:

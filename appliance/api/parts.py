@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from appliance.gateway.ports import PortRules
     from appliance.kernel.activation import Activations
     from appliance.models.repository import ModelRepository
+    from appliance.observe.store import Store
     from appliance.runtimes.catalog import Catalog
     from appliance.services.creation import Publishing
     from appliance.services.discretion import HostPaths
@@ -23,7 +24,7 @@ ReadLog = Callable[[str, int], Awaitable[str]]
 @dataclass(frozen=True, slots=True)
 class Parts:
     """`origin` is what URLs of gateways are shown with; `read_log(replica_id, tail)` reads a log;
-    `host_paths` are hidden from tenants.
+    `host_paths` are hidden from tenants; `telemetry` is the history.
     """
 
     activations: Activations
@@ -36,4 +37,5 @@ class Parts:
     origin: Origin
     read_log: ReadLog
     host_paths: HostPaths
+    telemetry: Store
     tenancy: Provisions

@@ -23,6 +23,7 @@ from appliance.api import (
     runtimes,
     services,
     status,
+    telemetry,
     tenants,
     uploads,
     usage,
@@ -49,6 +50,7 @@ def tenant_routes() -> list[ControllerRouterHandler]:
         flavors,
         runtimes,
         usage,
+        telemetry,
         audit,
     )
     return [route for module in modules for route in module.tenant_routes()]
@@ -71,6 +73,7 @@ def admin_routes() -> list[ControllerRouterHandler]:
         maintenance,
         flavors,
         runtimes,
+        telemetry,
         audit,
     )
     return [route for module in modules for route in module.admin_routes()]

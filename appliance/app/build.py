@@ -43,6 +43,9 @@ from appliance.models.queries import models_of_tenant
 from appliance.models.repository import ModelRepository
 from appliance.models.serving import folder_of, version_for_service
 from appliance.models.verification import ModelVerifier
+from appliance.observe import recorder
+from appliance.observe.recorder import Telemetry
+from appliance.observe.store import Store
 from appliance.runtimes import environments
 from appliance.runtimes.catalog import Catalog
 from appliance.runtimes.spec import RuntimeSpec
@@ -103,6 +106,7 @@ def build(
     ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage, others)
     store_keeper = ModelStoreKeeper(guarded, repository, clock)
     sightings = Sightings()
+    telemetry = Store(home.path / "telemetry.sqlite", most_bytes=settings.compute.telemetry_bytes)
     inventory = _inventory(settings, home, database, lease, machinery.launcher, clock)
     reconcilers: list[Reconciler] = [
         LeaseWatch(database, lease),
@@ -113,6 +117,7 @@ def build(
         CaptureIngest(home.path, settings.gateway.capture_bytes),
         store_keeper,
         inventory,
+        Telemetry(database, clock, telemetry),
         Metering(guarded, clock),
         SealReconciler(database, clock, lease),
         ActivityReconciler(database, clock, lease, sightings),
@@ -138,6 +143,7 @@ def build(
         ),
         read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
         host_paths=HostPaths(home.path, machinery.environments, [spec.folder for spec in catalog.all()]),
+        telemetry=telemetry,
         tenancy=_provisions(settings, database, passwords, clock, sightings),
     )
     return Built(
@@ -177,7 +183,9 @@ def _inventory(
         probe=Probe(
             deadline_s=compute.probe_deadline_s, simulation=Path(compute.simulation) if compute.simulation else None
         ),
-        surroundings=Surroundings(lease.guard, pids_of_ours, record_fence, wakes=(SERVICES,)),
+        surroundings=Surroundings(
+            lease.guard, pids_of_ours, record_fence, wakes=(SERVICES,), followers=(recorder.NAME,)
+        ),
         period_s=compute.probe_period_s,
     )
 

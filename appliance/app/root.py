@@ -206,6 +206,7 @@ class ControlPlane:
                 banner.show_hurry()
                 await self._stop_traffic(built, is_orderly=False)
         await built.inventory.close()
+        built.parts.telemetry.close()
         await built.store_keeper.close()
         await built.launcher.close()
 

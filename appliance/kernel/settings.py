@@ -68,6 +68,7 @@ class EngineSettings(_Section, frozen=True):
 class ComputeSettings(_Section, frozen=True):
     probe_period_s: Seconds
     probe_deadline_s: Seconds
+    telemetry_bytes: Count
     simulation: str
 
 

@@ -35,6 +35,7 @@ _BACKGROUND: Final = (
     "@inventory",
     "@metering",
     "@model-store",
+    "@telemetry",
     "@usage-ingest",
 )
 """Reconcilers that have nothing to do with a service's life; each of their points is tried once, at the start if it is

@@ -44,6 +44,7 @@ def context(port: Port, desk: LoginDesk) -> Context:
         origin=Origin("http", "appliance.test"),
         read_log=elsewhere,
         host_paths=elsewhere,
+        telemetry=elsewhere,
         tenancy=provisions,
     )
     return Context(port, load({}), desk.database, desk.clock, desk.passwords, parts)
