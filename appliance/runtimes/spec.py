@@ -89,7 +89,8 @@ class Sizing(_Table, frozen=True, kw_only=True):
     several devices is started with `split` set to their number where a service sets neither. An engine without `split`
     deals its layers to all devices. `share` is the part of a device's memory that the engine takes, as a rule and by
     argument; `cache` names the bytes of the cache of keys and values, `cache_type` its precision, `step` the tokens
-    that are computed at once, `dtype` the precision of the weights, `eager` the flag that captures no graphs.
+    that are computed at once, `dtype` the precision of the weights, `eager` the flag that captures no graphs; `report`
+    is the engine by whose words in its log the estimate is corrected.
     """
 
     split_argument: str | None = None
@@ -102,6 +103,7 @@ class Sizing(_Table, frozen=True, kw_only=True):
     share_argument: str | None = None
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
     has_graphs: bool = False
+    report: Literal["vllm"] | None = None
 
 
 class ProcessForm(_Table, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from appliance.runtimes.catalog import RuntimeSpec
 from appliance.services import failing
 from appliance.services.engine import Engine, EngineTrouble, ProbeUsage
 from appliance.services.machinery import Machinery
+from appliance.services.observing import EngineReport, observe, read_report
 from appliance.services.phases import PhaseReader
 from appliance.services.states import ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
@@ -51,10 +52,11 @@ async def become_ready(machinery: Machinery, replica_id: str) -> None:
     except EngineTrouble as trouble:
         await failing.fail(machinery, replica_id, ReplicaState.starting, f"no first token: {trouble}")
         return
-    await _let_join(machinery, replica_id, usage)
+    report = await read_report(machinery, target.runtime, replica_id)
+    await _let_join(machinery, replica_id, usage, report)
 
 
-async def _let_join(machinery: Machinery, replica_id: str, usage: ProbeUsage) -> None:
+async def _let_join(machinery: Machinery, replica_id: str, usage: ProbeUsage, report: EngineReport | None) -> None:
     async with machinery.guarded.write() as session:
         await move(
             session,
@@ -65,6 +67,8 @@ async def _let_join(machinery: Machinery, replica_id: str, usage: ProbeUsage) ->
             deadline=JOINING_DEADLINE,
         )
         _count(await session.get_one(ReplicaRow, replica_id), usage)
+        if report is not None:
+            await observe(session, machinery, replica_id, report)
 
 
 async def stay_ready(machinery: Machinery, replica_id: str) -> None:

@@ -21,8 +21,8 @@ from tests.services.engines import FakeEngine, Manners
 
 
 class MemoryLauncher:
-    """`may_start` holds starts back while it is clear. As with the real launchers, a start that its caller gave up
-    goes on.
+    """`log` is what every engine has logged. `may_start` holds starts back while it is clear. As with the real
+    launchers, a start that its caller gave up goes on.
     """
 
     name = "process"
@@ -41,6 +41,7 @@ class MemoryLauncher:
         self.may_start.set()
         self.starting: set[str] = set()
         self.stopped: list[str] = []
+        self.log: list[str] = []
 
     @property
     def running(self) -> set[str]:
@@ -90,7 +91,7 @@ class MemoryLauncher:
         self._reach()
         if replica_id not in self._specs:
             raise ReplicaUnknown(f"there is no {replica_id}")
-        return []
+        return self.log
 
     async def follow(self, replica_id: str) -> AsyncIterator[str]:
         for line in await self.logs(replica_id):

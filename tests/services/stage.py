@@ -39,7 +39,7 @@ from tenants.permissions import PERMISSIONS, Role
 from tenants.quotas import PLATFORM_SCOPE, Resource
 from tenants.tables import QuotaRow, TenantRow
 from tenants.work import Work
-from tests.runtimes.specs import light
+from tests.runtimes.specs import LIGHT, light
 from tests.services.launchers import MemoryLauncher
 from tests.services.preparations import Verifier
 from tests.support.waiting import eventually_async
@@ -241,7 +241,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
     async def facts_of(_: str) -> VersionFacts:
         return TINY
 
-    catalog = Catalog([light(folder / "light")])
+    catalog = Catalog([light(folder / "light", f'{LIGHT}\n[sizing]\nreport = "vllm"\n')])
     launcher, publisher, workers, verifier = MemoryLauncher(clock), Publisher(), Workers(), Verifier()
 
     async def model_folder(*_: object) -> Path:
