@@ -14,12 +14,15 @@ from litestar.types import ControllerRouterHandler
 from sqlalchemy import select
 
 from appliance.api.context import Context, context_of
+from appliance.api.nodes import InPool, OnNode
 from appliance.api.problems import problems
 from appliance.kernel.errors import BadInput, NotFound
+from appliance.kernel.pagination import Page, PageRequest
 from appliance.observe import history
 from appliance.observe.errors import HistoryUnavailable
 from appliance.observe.gauges import PLATFORM
 from appliance.observe.history import History, Span
+from appliance.observe.present import DevicePresent, list_present
 from gpu import queries
 from gpu.tables import DeviceRow
 from tenants.permissions import Permission
@@ -48,6 +51,16 @@ async def provide_span(
 
 SPAN = {"span": Provide(provide_span)}
 RESPONSES = problems(NotFound, BadInput, HistoryUnavailable)
+
+
+@get("/telemetry/devices", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
+async def list_devices_present(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], node: OnNode = None, pool: InPool = None
+) -> Page[DevicePresent]:
+    """What each device did when it was last probed, and which replicas of whose services hold it."""
+    node_id = (await queries.node_row(work.session, node)).id if node is not None else None
+    pool_id = (await queries.pool_row(work.session, pool)).id if pool is not None else None
+    return await list_present(work.session, page, node_id=node_id, pool_id=pool_id)
 
 
 @get(
@@ -115,4 +128,4 @@ def tenant_routes() -> list[ControllerRouterHandler]:
 
 def admin_routes() -> list[ControllerRouterHandler]:
     """On the admin port alone."""
-    return [get_device_history, get_node_history, get_platform_history]
+    return [list_devices_present, get_device_history, get_node_history, get_platform_history]

@@ -6,9 +6,7 @@ Neither needs the control plane.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,16 +17,14 @@ import msgspec
 
 from appliance.cli.connection import home
 from appliance.cli.errors import CommandFailed
-from appliance.cli.output import Columns, reach, show_json
+from appliance.cli.output import Columns, show_json
+from appliance.cli.screen import table, watch
 from appliance.gateway import processes
 from appliance.gateway.plane.debug import DeploymentState, WorkerState
 from appliance.gateway.plane.histograms import Histogram, quantile
 from appliance.gateway.plane.local import STATE, ask
 
 _decode = msgspec.json.Decoder(WorkerState).decode
-_HOME_LINE: Final = "\x1b[H"
-_CLEAR_LINE: Final = "\x1b[K"
-_CLEAR_BELOW: Final = "\x1b[J"
 _POLL_S: Final = 0.2
 
 WORKERS: Final[Columns] = (
@@ -72,23 +68,26 @@ def top(*, once: bool, as_json: bool, every: float) -> None:
     Ctrl-C ends it.
     """
     before: list[WorkerState] = []
-    while True:
-        states = asyncio.run(look(home()))
-        if not states:
+
+    def states() -> list[WorkerState]:
+        found = asyncio.run(look(home()))
+        if not found:
             raise CommandFailed(
                 f"no gateway runs here: no worker answers below {home() / 'run'}. `appliance gateway top` works on the "
                 "gateway's host, as its user; set APPLIANCE_HOME if its state is elsewhere"
             )
-        if as_json:
-            show_json(msgspec.to_builtins(states, str_keys=True))
-            return
-        lines = list(screen(states, before))
-        if once or not sys.stdout.isatty():
-            click.echo("\n".join(lines))
-            return
-        click.echo(_HOME_LINE + "".join(f"{line}{_CLEAR_LINE}\n" for line in lines) + _CLEAR_BELOW, nl=False)
-        before = states
-        time.sleep(every)
+        return found
+
+    def lines() -> Iterator[str]:
+        nonlocal before
+        now = states()
+        yield from screen(now, before)
+        before = now
+
+    if as_json:
+        show_json(msgspec.to_builtins(states(), str_keys=True))
+        return
+    watch(lines, every=every, once=once)
 
 
 @click.command("roll")
@@ -144,10 +143,10 @@ def screen(states: Sequence[WorkerState], before: Sequence[WorkerState]) -> Iter
         f"refused {refused}  {time.strftime('%H:%M:%S')}"
     )
     yield ""
-    yield from _table([_worker(state) for state in states], WORKERS)
+    yield from table([_worker(state) for state in states], WORKERS)
     yield ""
     rows = _services(states, before)
-    yield from _table(rows, SERVICES) if rows else ["no requests yet"]
+    yield from table(rows, SERVICES) if rows else ["no requests yet"]
 
 
 def _worker(state: WorkerState) -> dict[str, Any]:
@@ -224,12 +223,3 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
-
-
-def _table(rows: Sequence[dict[str, Any]], columns: Columns) -> Iterator[str]:
-    cells = [[heading for heading, _ in columns]]
-    cells += [[str(reach(row, member)) for _, member in columns] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(columns))]
-    width = os.get_terminal_size().columns if sys.stdout.isatty() else None
-    for row in cells:
-        yield "  ".join(text.ljust(width_) for text, width_ in zip(row, widths, strict=True)).rstrip()[:width]

@@ -27,6 +27,7 @@ _COMMANDS = {
     "pool": ("appliance.cli.pool", "Compute pools."),
     "node": ("appliance.cli.node", "Nodes."),
     "device": ("appliance.cli.device", "Devices."),
+    "gpu": ("appliance.cli.gpu", "What devices do now and did before."),
     "grant": ("appliance.cli.grant", "Who may use dedicated pools, gateways and device classes."),
     "flavor": ("appliance.cli.flavor", "What one replica gets."),
     "runtime": ("appliance.cli.runtime", "Engines, and their environments here."),

@@ -166,3 +166,19 @@ def test_settings_are_shown_and_checked(platform: CommandLine):
     assert json.loads(platform.ok("run", "--check"))["launcher"] == "process"
     assert "did you mean 'admin_port'" in platform.fails("run", "--check", APPLIANCE_ADMIN_PROT="1")
     assert "error:" in platform.fails("run", APPLIANCE_TENANT_PORT="-1")
+
+
+def test_watching_devices(platform: CommandLine):
+    """On a machine without any: how they are shown is tested where there are some."""
+    assert platform.json("gpu", "top") == []
+    told = platform.ok("gpu", "top", "--once", "--pool", "default")
+    assert told.startswith("devices 0")
+    assert told.endswith("no devices\n")
+    assert "not-found" in platform.fails("gpu", "top", "--once", "--node", "nowhere")
+    assert "not-found" in platform.fails("gpu", "history", "dev_nowhere", "--since", "2h")
+    (total,) = platform.json("usage", "devices", "--since", "1d")["items"]
+    assert total["device_seconds"] == 0
+    assert "DEVICE SECONDS" in platform.ok("usage", "devices")
+    assert platform.ok("usage", "devices", "--group-by", "service", "--group-by", "day", "--csv").splitlines() == [
+        "service,day,device_seconds"
+    ]
