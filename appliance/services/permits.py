@@ -29,11 +29,14 @@ from tenants.grant_tables import GrantRow
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """One deployment and what it needs grants for; `gateway` None where its service has none."""
+    """One deployment and what it needs grants for; `gateway` None where its service has none. `other_pools` are those
+    that its tenant may use as well.
+    """
 
     entitlement: Entitlement
     pool: Target
     gateway: Target | None
+    other_pools: tuple[str, ...] = ()
 
     def refusal(self) -> str | None:
         """Why none of its replicas may run, whichever devices they get; None where they may."""
@@ -46,7 +49,8 @@ class Permit:
         return self.refusal() or next(filter(None, by_class), None)
 
     def narrowed(self, request: PlacementRequest, snapshot: ComputeSnapshot) -> PlacementRequest:
-        """The request without the devices that the tenant may not use."""
+        """The request without the devices that the tenant may not use, and with the pools that it may use instead."""
+        request = replace(request, other_pools=self.other_pools)
         if not self.entitlement.is_bound_to_classes:
             return request
         excluded = self.entitlement.excluded({(kind.vendor, kind.model) for kind in snapshot.kinds})
@@ -64,29 +68,30 @@ async def hold(session: AsyncSession, tenant_id: str, deployment_id: str) -> Non
 
 async def permits(session: AsyncSession, deployment_ids: Collection[str], now: datetime) -> dict[str, Permit]:
     """The permits of these deployments, by id."""
-    query = (
-        select(
-            DeploymentRow.id,
-            DeploymentRow.tenant_id,
-            DeploymentRow.service_id,
-            PoolRow.id.label("pool_id"),
-            PoolRow.name.label("pool"),
-            PoolRow.access,
-        )
-        .join(PoolRow, PoolRow.id == DeploymentRow.pool_id)
-        .where(DeploymentRow.id.in_(deployment_ids))
-    )
-    rows = (await session.execute(query)).all()
+    columns = (DeploymentRow.id, DeploymentRow.tenant_id, DeploymentRow.service_id, DeploymentRow.pool_id)
+    rows = (await session.execute(select(*columns).where(DeploymentRow.id.in_(deployment_ids)))).all()
+    pools = {pool.id: pool for pool in await all_pools(session)}
     known = await entitlements.load(session, {row.tenant_id for row in rows}, now)
+    usable = {
+        tenant_id: [pool.id for pool in pools.values() if entitlement.refusal(pool) is None]
+        for tenant_id, entitlement in known.items()
+    }
     gateways = await gateways_of(session, {row.service_id for row in rows})
     return {
         row.id: Permit(
             known[row.tenant_id],
-            Target(GrantKind.pool, row.pool_id, row.pool, Access(row.access)),
+            pools[row.pool_id],
             gateways.get(row.service_id),
+            tuple(pool_id for pool_id in usable[row.tenant_id] if pool_id != row.pool_id),
         )
         for row in rows
     }
+
+
+async def all_pools(session: AsyncSession) -> list[Target]:
+    """Every pool, by name."""
+    rows = await session.execute(select(PoolRow.id, PoolRow.name, PoolRow.access).order_by(PoolRow.name))
+    return [Target(GrantKind.pool, id_, name, Access(access)) for id_, name, access in rows]
 
 
 async def gateways_of(session: AsyncSession, service_ids: Collection[str]) -> dict[str, Target]:

@@ -19,7 +19,7 @@ from appliance.kernel.access import Access
 from appliance.kernel.errors import InUse
 from appliance.runtimes.catalog import Catalog
 from appliance.services.moving import Effects, Leaver, effects
-from appliance.services.permits import Permit, classes_held, permits
+from appliance.services.permits import Permit, all_pools, classes_held, permits
 from appliance.services.states import COMING_OR_UP, Desired, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from gpu import cordoning
@@ -76,7 +76,7 @@ async def effects_of_change(
     )
     holding = dict((await session.execute(query)).all())
     classes = await classes_held(session, set(holding))
-    pools = await _pools(session, changed_pool)
+    pools = [changed_pool if changed_pool and pool.id == changed_pool.id else pool for pool in await all_pools(session)]
     leavers: dict[str, Leaver] = {}
     for id_, deployment in holding.items():
         held = classes.get(id_, ())
@@ -107,8 +107,8 @@ def require_idle(found: Effects, what: str) -> None:
         return
     listed = ", ".join(repr(service) for service in found.services)
     raise InUse(
-        f"{what} would stop {len(found.replicas)} replica(s) of {listed}; delete or move these services first, or say "
-        f"force=true: then they are drained"
+        f"{what} would stop {listed}, of which {len(found.replicas)} replica(s) run; delete or move these services "
+        f"first, or say force=true: then they are drained"
     )
 
 
@@ -131,9 +131,3 @@ async def _running(session: AsyncSession, tenant_ids: Collection[str] | None) ->
     if tenant_ids is not None:
         query = query.where(DeploymentRow.tenant_id.in_(tenant_ids))
     return {id_: f"{tenant}/{service}" for id_, tenant, service in await session.execute(query)}
-
-
-async def _pools(session: AsyncSession, changed: Target | None) -> list[Target]:
-    rows = await session.execute(select(PoolRow.id, PoolRow.name, PoolRow.access))
-    pools = [Target(GrantKind.pool, id_, name, Access(access)) for id_, name, access in rows]
-    return [changed if changed is not None and pool.id == changed.id else pool for pool in pools]

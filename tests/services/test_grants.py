@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
+import hypothesis
 import pytest
-from sqlalchemy import delete, select, update
+from hypothesis import strategies as st
+from sqlalchemy import delete, select, text, update
 
 from appliance.gateway.tables import GatewayRow
 from appliance.kernel.access import Access
@@ -16,9 +19,13 @@ from appliance.services import granting, permits, placing, reclaiming
 from appliance.services.granting import Ending, GrantExists
 from appliance.services.moving import Effects
 from appliance.services.states import ReplicaState, ServiceState
+from gpu.placement import place
+from gpu.requests import PlacementRequest, Plan
+from gpu.snapshot import ComputeSnapshot, DeviceView, LeaseView, NodeView, PoolView
 from gpu.tables import DeviceLeaseRow, DeviceRow, NodeClaimRow, NodeRow, PoolRow
 from tenants.actors import system
-from tenants.grant_schemas import Grant, GrantChange, GrantKind, NewGrant
+from tenants.entitlements import Entitlement
+from tenants.grant_schemas import Grant, GrantChange, GrantKind, NewGrant, Target
 from tenants.grant_tables import GrantRow
 from tenants.queries.grants import lock_grant
 from tenants.scope import PLATFORM
@@ -145,7 +152,7 @@ async def test_a_grant_in_use_is_taken_back_by_force_alone(stage: Stage) -> None
     service_id = await stage.create(pool="default")
     await stage.until(service_id, ServiceState.ready)
     for refused in (take_back(stage, granted.id), shorten(stage, granted.id, stage.clock.now() + HOUR)):
-        with pytest.raises(InUse, match=r"1 replica\(s\) of 'acme/chat'.*force=true"):
+        with pytest.raises(InUse, match=r"would stop 'acme/chat', of which 1 replica\(s\) run.*force=true"):
             await refused
     await shorten(stage, granted.id, stage.clock.now() + HOUR, force=True)
     await take_back(stage, granted.id, force=True)
@@ -216,17 +223,22 @@ async def test_a_tenant_has_a_grant_once(stage: Stage) -> None:
 async def test_public_access_is_not_taken_from_who_runs_by_it(stage: Stage) -> None:
     service_id = await stage.create()
     await stage.until(service_id, ServiceState.ready)
-    for table in (PoolRow, GatewayRow):
+    catalog = stage.machinery.catalog
+
+    async def lent() -> tuple[PoolRow, GatewayRow]:
         async with stage.database.read() as session:
-            row = (await session.scalars(select(table))).one()
-            with pytest.raises(InUse, match=f"making {table.__tablename__[:-1]} default dedicated would stop 1"):
-                await reclaiming.require_no_guests(session, stage.machinery.catalog, stage.clock.now(), row)
+            pool = (await session.scalars(select(PoolRow))).one()
+            return pool, (await session.scalars(select(GatewayRow))).one()
+
+    for row in await lent():
+        async with stage.database.read() as session:
+            with pytest.raises(InUse, match="default dedicated would stop 'acme/chat'"):
+                await reclaiming.require_no_guests(session, catalog, stage.clock.now(), row)
     for kind in (GrantKind.pool, GrantKind.gateway):
         await grant(stage, kind, "default")
-    for table in (PoolRow, GatewayRow):
+    for row in await lent():
         async with stage.database.read() as session:
-            row = (await session.scalars(select(table))).one()
-            await reclaiming.require_no_guests(session, stage.machinery.catalog, stage.clock.now(), row)
+            await reclaiming.require_no_guests(session, catalog, stage.clock.now(), row)
 
 
 async def test_a_preview_of_a_drain_tells_the_same_as_the_drain_does(stage: Stage) -> None:
@@ -255,6 +267,30 @@ async def test_a_preview_of_a_drain_tells_the_same_as_the_drain_does(stage: Stag
         device = await session.get_one(DeviceRow, held)
         found = await reclaiming.effects_of_draining(session, stage.machinery.catalog, stage.clock.now(), device)
     assert (found.fitting, found.replicas[0].node) == (1, "node-1")
+
+
+async def test_the_end_of_a_grant_waits_for_who_takes_a_place_by_it(stage: Stage) -> None:
+    """Who takes a place has read the grant and not yet committed: whoever takes the grant back waits, and finds it."""
+    await dedicate(stage)
+    granted = await grant(stage, GrantKind.pool, "default")
+    service_id = await stage.create()
+    await stage.reconciler._converge(await stage.reconciler._load())
+    (waiting,) = await stage.replicas(service_id, ReplicaState.pending)
+    is_sqlite = stage.database.engine.dialect.name == "sqlite"  # which has one writer: nobody comes between
+
+    async def stuck(task: asyncio.Task[None]) -> bool:
+        async with stage.database.read() as session:
+            locks = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            return is_sqlite or task.done() or bool(await session.scalar(locks))
+
+    async with stage.database.write() as session:
+        await placing._place_one(stage.machinery, session, waiting.id)
+        await session.flush()
+        reclaiming_ = asyncio.create_task(take_back(stage, granted.id))
+        await eventually_async(lambda: stuck(reclaiming_), message="it waits, or is done")
+        assert not reclaiming_.done()
+    with pytest.raises(InUse, match=r"would stop 'acme/chat', of which 1 replica"):
+        await reclaiming_
 
 
 async def test_a_grant_that_is_taken_back_while_a_replica_is_placed(stage: Stage) -> None:
@@ -288,3 +324,48 @@ async def test_a_grant_that_is_taken_back_while_a_replica_is_placed(stage: Stage
             await session.execute(delete(GrantRow))
         await stage.delete(service_id)
         await stage.until_forgotten(service_id)
+
+
+CLASSES = [("nvidia", "H200"), ("nvidia", "L4"), ("iluvatar", "MR-V100")]
+ends = st.sampled_from([None, -1, 1])
+
+
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from(CLASSES), st.integers(0, 1)), min_size=1, max_size=8),
+    st.dictionaries(st.sampled_from(CLASSES), ends),
+    st.integers(1, 3),
+)
+def test_no_plan_passes_a_grant(
+    present: list[tuple[tuple[str, str], int]], granted: dict[tuple[str, str], int | None], wanted: int
+) -> None:
+    """Whatever devices there are and whatever is granted: there is a plan exactly where enough free ones are granted,
+    and it takes those.
+    """
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    devices = tuple(
+        DeviceView(
+            id=f"dev_{number}",
+            node_id="nod_1",
+            vendor=vendor,
+            model=model,
+            index=number,
+            uuid=f"GPU-{number}",
+            memory_bytes=GIB,
+            leases=(LeaseView("rpl_other"),) if held else (),
+        )
+        for number, ((vendor, model), held) in enumerate(present)
+    )
+    node = NodeView(id="nod_1", name="n1", pool_id="pol_1", cpus=8, memory_bytes=GIB, devices=devices)
+    snapshot = ComputeSnapshot(pools=(PoolView("pol_1", "default"),), nodes=(node,))
+    expiries = {f"{v}/{m}": None if end is None else now + end * HOUR for (v, m), end in granted.items()}
+    bound = Entitlement("acme", now, {GrantKind.device_class: expiries})
+    pool = Target(GrantKind.pool, "pol_1", "default", Access.public)
+    request = PlacementRequest(pool_id="pol_1", devices=wanted, cpus=1, memory_bytes=1)
+    narrowed = permits.Permit(bound, pool, None).narrowed(request, snapshot)
+    plan = place(snapshot, narrowed)
+    live = {name for name, end in expiries.items() if end is None or end > now}
+    allowed = [d for d in devices if not d.leases and (not expiries or f"{d.vendor}/{d.model}" in live)]
+    most = max(Counter((device.vendor, device.model) for device in allowed).values(), default=0)
+    assert isinstance(plan, Plan) is (most >= wanted)
+    if isinstance(plan, Plan):
+        assert set(plan.device_ids) <= {device.id for device in allowed}
