@@ -283,7 +283,12 @@ def _launcher(settings: Settings, home: Home, clock: Clock) -> Launcher:
             from appliance.launchers.docker.launcher import DockerLauncher  # noqa: PLC0415
             from appliance.launchers.docker.settings import DockerSettings  # noqa: PLC0415
 
-            docker = DockerSettings(host=settings.docker.host, uid=settings.docker.user, gid=settings.docker.user)
+            docker = DockerSettings(
+                host=settings.docker.host,
+                uid=settings.docker.user,
+                gid=settings.docker.user,
+                allow_old_toolkit=settings.docker.allow_old_toolkit,
+            )
             return DockerLauncher(home.appliance_id(), root=root, settings=docker, clock=clock)
 
 

@@ -75,6 +75,7 @@ class ComputeSettings(_Section, frozen=True):
 class DockerSettings(_Section, frozen=True):
     host: str
     user: Annotated[int, Meta(ge=1)]
+    allow_old_toolkit: bool
 
 
 class ModelSettings(_Section, frozen=True):

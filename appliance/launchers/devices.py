@@ -18,6 +18,9 @@ ILUVATAR = "iluvatar"
 CPU = "cpu"
 COREX_HOME = "/usr/local/corex"
 _COREX_CONTROL_NODE = "/dev/itrctl"
+VISIBLE_TO_NVIDIA = "NVIDIA_VISIBLE_DEVICES"
+"""What NVIDIA's runtime reads: UUIDs, or `NO_DEVICE`."""
+NO_DEVICE = "void"
 
 
 class ContainerDevices(Struct, frozen=True, kw_only=True):
@@ -52,20 +55,20 @@ def container_devices(devices: Sequence[DeviceGrant]) -> ContainerDevices:
         case "nvidia":
             uuids = tuple(device.uuid for device in devices)
             return ContainerDevices(
-                env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "NVIDIA_VISIBLE_DEVICES": ",".join(uuids)}, uuids=uuids
+                env={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", VISIBLE_TO_NVIDIA: ",".join(uuids)}, uuids=uuids
             )
         case "iluvatar":
             return ContainerDevices(
                 env={
                     "IX_VISIBLE_DEVICES": _indexes(devices),
                     "LD_LIBRARY_PATH": f"{COREX_HOME}/lib64",
-                    "NVIDIA_VISIBLE_DEVICES": "void",
+                    VISIBLE_TO_NVIDIA: NO_DEVICE,
                 },
                 nodes=(*(_iluvatar_node(device) for device in devices), _COREX_CONTROL_NODE),
                 mounts=(COREX_HOME,),
             )
         case _:
-            return ContainerDevices(env={"NVIDIA_VISIBLE_DEVICES": "void"})
+            return ContainerDevices(env={VISIBLE_TO_NVIDIA: NO_DEVICE})
 
 
 def _vendor(devices: Sequence[DeviceGrant]) -> str:

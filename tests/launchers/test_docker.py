@@ -273,3 +273,22 @@ async def test_a_start_that_a_hanging_daemon_swallowed_is_finished_later(
 async def test_docker_without_an_image_is_refused(docker_bench: Workbench) -> None:
     with pytest.raises(StartRefused, match="image"):
         await docker_bench.launcher().start(structs.replace(docker_bench.spec(), image=None))
+
+
+async def test_a_container_sees_no_device_of_the_host(docker_bench: Workbench) -> None:
+    """What Docker makes for every container, and nothing else of /dev."""
+    spec = docker_bench.spec("cd /dev && find . -type c -o -type b | sort")
+    await docker_bench.launcher().start(spec)
+    await docker_bench.exited(spec.replica_id)
+    seen = set(await docker_bench.launcher().logs(spec.replica_id))
+    assert seen == {"./full", "./null", "./pts/ptmx", "./random", "./tty", "./urandom", "./zero"}
+
+
+async def test_nvidia_devices_need_a_toolkit_that_is_known_to_be_safe(docker_bench: Workbench) -> None:
+    """This machine has none; the setting runs it all the same, as far as a daemon without the driver goes."""
+    devices = (DeviceGrant(vendor="nvidia", uuid="GPU-a", index=0, minor=0),)
+    spec = docker_bench.spec(devices=devices)
+    with pytest.raises(StartRefused, match="CVE-2025-23266"):
+        await docker_bench.launcher().start(spec)
+    assert await docker_bench.launcher().list() == []
+    assert not spec.run_dir.exists()

@@ -6,13 +6,15 @@ root, nothing of the host but its socket's folder, its cache, and the model for 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from docker.types import DeviceRequest, LogConfig, Mount
 
 from appliance.launchers.contract import EngineLayout, ReplicaSpec
-from appliance.launchers.devices import ContainerDevices, container_devices
+from appliance.launchers.devices import NO_DEVICE, VISIBLE_TO_NVIDIA, ContainerDevices, container_devices
+from appliance.launchers.docker.injection import Injection, cdi_name
 from appliance.launchers.docker.settings import DockerSettings
 from appliance.launchers.paths import host_socket
 
@@ -36,8 +38,13 @@ def layout(*, model_dir: Path | None, cache_dir: Path | None) -> EngineLayout:
     )
 
 
-def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]:
+def configuration(
+    spec: ReplicaSpec, settings: DockerSettings, injection: Injection = Injection.driver
+) -> dict[str, Any]:
     """Arguments of `APIClient.create_container`, without the host's part."""
+    devices = container_devices(spec.devices)
+    # A daemon whose default runtime is NVIDIA's reads the variable too, and would inject what CDI has injected.
+    by_cdi = {VISIBLE_TO_NVIDIA: NO_DEVICE} if injection is Injection.cdi else {}
     home = str(CACHE_DIR) if spec.cache_dir is not None else _TMP_DIR
     uid, gid = settings.owner()
     return {
@@ -45,7 +52,7 @@ def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]
         "name": container_name(spec.replica_id),
         # The whole command is the entrypoint: the image's own entrypoint and command have no say.
         "entrypoint": list(spec.argv),
-        "environment": {"HOME": home, "LANG": "C.UTF-8", **spec.env, **container_devices(spec.devices).env},
+        "environment": {"HOME": home, "LANG": "C.UTF-8", **spec.env, **devices.env, **by_cdi},
         "labels": {**spec.labels, LOG_LABEL: str(spec.log_path)},
         "user": f"{uid}:{gid}",
         "working_dir": home,
@@ -55,7 +62,9 @@ def configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]
     }
 
 
-def host_configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str, Any]:
+def host_configuration(
+    spec: ReplicaSpec, settings: DockerSettings, injection: Injection = Injection.driver
+) -> dict[str, Any]:
     """Arguments of `APIClient.create_host_config`."""
     limits = spec.limits
     devices = container_devices(spec.devices)
@@ -81,12 +90,18 @@ def host_configuration(spec: ReplicaSpec, settings: DockerSettings) -> dict[str,
         "init": True,
         "restart_policy": {"Name": "no"},
         "devices": [f"{node}:{node}:rw" for node in devices.nodes],
-        "device_requests": (
-            [DeviceRequest(driver="nvidia", device_ids=list(devices.uuids), capabilities=[["gpu"]])]
-            if devices.uuids
-            else None
-        ),
+        "device_requests": _device_requests(devices.uuids, injection) if devices.uuids else None,
     }
+
+
+def _device_requests(uuids: Sequence[str], injection: Injection) -> list[DeviceRequest]:
+    match injection:
+        case Injection.cdi:
+            return [DeviceRequest(driver="cdi", device_ids=[cdi_name(uuid) for uuid in uuids])]
+        case Injection.driver:
+            return [DeviceRequest(driver="nvidia", device_ids=list(uuids), capabilities=[["gpu"]])]
+        case _:
+            assert_never(injection)
 
 
 def _mounts(spec: ReplicaSpec, devices: ContainerDevices) -> list[Mount]:

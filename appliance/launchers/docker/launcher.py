@@ -27,6 +27,7 @@ from appliance.launchers.contract import (
     ReplicaState,
     Stats,
 )
+from appliance.launchers.devices import container_devices
 from appliance.launchers.docker import logs, pulling
 from appliance.launchers.docker.answers import (
     Container,
@@ -44,6 +45,7 @@ from appliance.launchers.docker.containers import (
     layout,
 )
 from appliance.launchers.docker.daemon import DockerDaemon
+from appliance.launchers.docker.injection import Injection, check_toolkit, choose
 from appliance.launchers.docker.settings import DockerSettings
 from appliance.launchers.errors import (
     ImageMissing,
@@ -229,14 +231,25 @@ class DockerLauncher:
             await asyncio.sleep(_FIRST_POLL_S)
 
     async def _create_new(self, spec: ReplicaSpec) -> str:
-        arguments = configuration(spec, self._settings)
-        host_arguments = host_configuration(spec, self._settings)
+        injection = await self._injection(spec)
+        arguments = configuration(spec, self._settings, injection)
+        host_arguments = host_configuration(spec, self._settings, injection)
 
         def create(client: APIClient) -> str:
             answer = client.create_container(**arguments, host_config=client.create_host_config(**host_arguments))
             return str(answer["Id"])
 
         return await self._daemon.call(create, timeout_s=_SLOW_S)
+
+    async def _injection(self, spec: ReplicaSpec) -> Injection:
+        """How the devices get into the container; refused where the toolkit that does it is not safe."""
+        uuids = container_devices(spec.devices).uuids
+        if not uuids:
+            return Injection.driver
+        if not self._settings.allow_old_toolkit:
+            await asyncio.to_thread(check_toolkit)
+        info = await self._daemon.call(lambda client: client.info())
+        return await asyncio.to_thread(choose, info, uuids)
 
     async def _inspect(self, container: str) -> Container | None:
         """By name or id; None when there is none."""
