@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gpu.states import WHOLE
 from gpu.tables import DeviceRow, NodeRow
 
 _LABELS: Final = ("node", "device", "uuid", "model")
@@ -31,6 +32,7 @@ async def exposition(session: AsyncSession) -> bytes:
             ("memory_bytes", "total"),
             ("memory_used_bytes", "used by all processes"),
             ("memory_foreign_bytes", "used by processes that are not this appliance's"),
+            ("memory_claimed_bytes", "the shares of its leases"),
         )
     }
     gauges = {
@@ -42,7 +44,8 @@ async def exposition(session: AsyncSession) -> bytes:
         states.labels(vendor, state, str(simulated).lower()).set(count)
     for row, node in rows:
         labels = (node, row.id, row.uuid, row.model)
-        told = {name: getattr(row, name) for name in memory} | (row.gauges or {})
+        told = {name: getattr(row, name) for name in memory if name != "memory_claimed_bytes"} | (row.gauges or {})
+        told["memory_claimed_bytes"] = row.memory_bytes * row.leased // WHOLE
         for name, gauge in (memory | gauges).items():
             if told.get(name) is not None:
                 gauge.labels(*labels).set(told[name])

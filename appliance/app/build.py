@@ -86,6 +86,7 @@ class Built:
     ingest: UsageIngest
     store_keeper: ModelStoreKeeper
     inventory: Inventory
+    telemetry: Telemetry
     activations: Activations
     parts: Parts
     gateway_metrics: Callable[[], Awaitable[str]]
@@ -106,7 +107,8 @@ def build(
     ingest = UsageIngest(guarded, home.path / "gateway" / "spool", insert_usage, others)
     store_keeper = ModelStoreKeeper(guarded, repository, clock)
     sightings = Sightings()
-    telemetry = Store(home.path / "telemetry.sqlite", most_bytes=settings.compute.telemetry_bytes)
+    history = Store(home.path / "telemetry.sqlite", most_bytes=settings.compute.telemetry_bytes)
+    telemetry = Telemetry(database, clock, history)
     inventory = _inventory(settings, home, database, lease, machinery.launcher, clock)
     reconcilers: list[Reconciler] = [
         LeaseWatch(database, lease),
@@ -117,7 +119,7 @@ def build(
         CaptureIngest(home.path, settings.gateway.capture_bytes),
         store_keeper,
         inventory,
-        Telemetry(database, clock, telemetry),
+        telemetry,
         Metering(guarded, clock),
         SealReconciler(database, clock, lease),
         ActivityReconciler(database, clock, lease, sightings),
@@ -143,7 +145,7 @@ def build(
         ),
         read_log=partial(read_log, machinery.launcher, home.path / "logs" / "replicas"),
         host_paths=HostPaths(home.path, machinery.environments, [spec.folder for spec in catalog.all()]),
-        telemetry=telemetry,
+        telemetry=history,
         tenancy=_provisions(settings, database, passwords, clock, sightings),
     )
     return Built(
@@ -154,6 +156,7 @@ def build(
         ingest=ingest,
         store_keeper=store_keeper,
         inventory=inventory,
+        telemetry=telemetry,
         activations=activations,
         parts=parts,
         gateway_metrics=partial(metrics.exposition, home.path),

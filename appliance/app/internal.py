@@ -11,6 +11,8 @@ from prometheus_client.process_collector import ProcessCollector
 from appliance.kernel.activation import Activations
 from appliance.kernel.db import Database
 from appliance.kernel.errors import ApplianceError
+from appliance.observe import metrics as holdings
+from appliance.observe.recorder import Telemetry
 from gpu import metrics as devices
 
 Scope = dict[str, object]
@@ -24,8 +26,15 @@ class Internal:
     """A small ASGI application of three paths."""
 
     def __init__(
-        self, database: Database, activations: Activations, gateway_metrics: GatewayMetrics, *, gateway_user: str
+        self,
+        database: Database,
+        activations: Activations,
+        gateway_metrics: GatewayMetrics,
+        telemetry: Telemetry,
+        *,
+        gateway_user: str,
     ) -> None:
+        self._telemetry = telemetry
         self._ready = f"ready\nthe gateway's workers run as {gateway_user}\n".encode()
         self._database, self._activations, self._gateway_metrics = database, activations, gateway_metrics
         self._registry = CollectorRegistry()
@@ -70,7 +79,7 @@ class Internal:
     async def _devices(self) -> bytes:
         try:
             async with self._database.read() as session:
-                return await devices.exposition(session)
+                return await devices.exposition(session) + await holdings.exposition(session, self._telemetry)
         except ApplianceError:
             return _DEVICES
 

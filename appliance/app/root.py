@@ -180,7 +180,11 @@ class ControlPlane:
             for port in (Port.admin, Port.tenant)
         ]
         internal = Internal(
-            self._database, built.activations, built.gateway_metrics, gateway_user=_told(self._gateway_user)
+            self._database,
+            built.activations,
+            built.gateway_metrics,
+            built.telemetry,
+            gateway_user=_told(self._gateway_user),
         )
         admin, tenant, metrics = self._sockets
         return [Site(apps[0], admin, self._tls), Site(apps[1], tenant, self._tls), Site(internal, metrics, None)]

@@ -14,7 +14,7 @@ from appliance.kernel.clock import Clock
 from appliance.kernel.db import Database
 from appliance.kernel.logging import get_logger
 from appliance.observe.sampling import Sampler
-from appliance.observe.store import HistoryFailed, Store
+from appliance.observe.store import HistoryFailed, Samples, Store
 
 log = get_logger(__name__)
 
@@ -43,28 +43,30 @@ class Telemetry:
         self.store = store
         self._database, self._clock = database, clock
         self._sampler = Sampler()
-        self._lost = 0
+        self.latest: Samples = {}
+        """The last round's, whether or not it could be written."""
+        self.lost = 0
         self._failure: str | None = None
 
     async def reconcile(self) -> TelemetryStatus:
         async with self._database.read() as session:
-            samples = await self._sampler.sample(session)
+            samples = self.latest = await self._sampler.sample(session)
         now = int(self._clock.now().timestamp())
         failure = await asyncio.to_thread(self._keep, now, samples)
         if failure is not None:
-            self._lost += 1
+            self.lost += 1
             if failure != self._failure:
                 log.warning("telemetry.failed", reason=failure)
         elif self._failure is not None:
-            log.info("telemetry.resumed", lost=self._lost)
+            log.info("telemetry.resumed", lost=self.lost)
         self._failure = failure
         return await self.status(len(samples))
 
     async def status(self, series: int) -> TelemetryStatus:
         size = await asyncio.to_thread(self.store.size)
-        return TelemetryStatus(size, self.store.most_bytes, series, self._lost, self._failure)
+        return TelemetryStatus(size, self.store.most_bytes, series, self.lost, self._failure)
 
-    def _keep(self, now: int, samples: dict[str, list[int | None]]) -> str | None:
+    def _keep(self, now: int, samples: Samples) -> str | None:
         """Why it could not be. Room is made first, and the sample is tried whether that worked or not."""
         failure = None
         try:

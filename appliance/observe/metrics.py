@@ -1,0 +1,41 @@
+"""Prometheus metrics of who holds devices, of how usable the rest is, and of the history's file."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from appliance.observe.gauges import PLATFORM, WHOLE
+from appliance.observe.recorder import Telemetry
+from appliance.services.tables import ReplicaRow, ServiceRow
+from gpu.states import WHOLE as WHOLE_DEVICE
+from gpu.tables import DeviceLeaseRow
+from tenants.tables import TenantRow
+
+
+async def exposition(session: AsyncSession, telemetry: Telemetry) -> bytes:
+    """Devices held by service now (integrated over time, what is metered), and what the last round of samples told."""
+    registry = CollectorRegistry()
+    held = Gauge("appliance_leased_devices", "Devices held, shares summed", ["tenant", "service"], registry=registry)
+    query = (
+        select(TenantRow.name, ServiceRow.name, func.sum(DeviceLeaseRow.share))
+        .join(ReplicaRow, ReplicaRow.id == DeviceLeaseRow.replica_id)
+        .join(ServiceRow, ServiceRow.id == ReplicaRow.service_id)
+        .join(TenantRow, TenantRow.id == ReplicaRow.tenant_id)
+        .group_by(TenantRow.name, ServiceRow.name)
+    )
+    for tenant, service, share in await session.execute(query):
+        held.labels(tenant, service).set(share / WHOLE_DEVICE)
+    platform = dict(zip((gauge.name for gauge in WHOLE), telemetry.latest.get(PLATFORM, ()), strict=False))
+    for gauge, name, text in (
+        (WHOLE[3], "appliance_devices_free", "Devices that are healthy, open and not leased, shares summed"),
+        (WHOLE[4], "appliance_devices_fragmentation_percent", "Of these, what the largest flavor could not use"),
+    ):
+        value = gauge.shown(platform.get(gauge.name))
+        if value is not None:
+            Gauge(name, text, registry=registry).set(value)
+    Gauge("appliance_telemetry_bytes", "Size of the history's file", registry=registry).set(telemetry.store.size())
+    lost = Counter("appliance_telemetry_lost_rounds", "Rounds of samples that could not be written", registry=registry)
+    lost.inc(telemetry.lost)
+    return generate_latest(registry)
