@@ -38,10 +38,10 @@ async def effects_of_draining(
     """What draining a node or device would do."""
     if isinstance(what, NodeRow):
         on_it = await cordoning.replicas_on_node(session, what.id)
-        reason, closing = f"node {what.name} is drained", partial(closed, reason="", nodes=(what.id,))
+        reason, closing = f"node {what.name} is drained", partial(closed, reason="to be drained", nodes=(what.id,))
     else:
         on_it = await cordoning.replicas_on_device(session, what.id)
-        reason, closing = f"device {what.id} is drained", partial(closed, reason="", devices=(what.id,))
+        reason, closing = f"device {what.id} is drained", partial(closed, reason="to be drained", devices=(what.id,))
     query = select(ReplicaRow.id, ReplicaRow.deployment_id).where(
         ReplicaRow.id.in_(on_it), ReplicaRow.state.in_([state.value for state in COMING_OR_UP])
     )
