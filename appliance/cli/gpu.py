@@ -54,7 +54,7 @@ def gpu() -> None: ...
 @click.option("--every", type=click.FloatRange(0.5), default=2.0, show_default=True, help="seconds between looks")
 @client_command
 def top(connection: Connection, *, as_json: bool, node: str | None, pool: str | None, once: bool, every: float) -> None:
-    """Watch what every device does, and for whom. Devices are probed every compute.probe_period_s (10 s).
+    """Watch what every device does, and for whom. Devices are probed every compute.probe_period_s (5 s).
 
     Ctrl-C ends it.
     """

@@ -5,7 +5,7 @@
 Numbers are little-endian. Times and columns are signed 64-bit differences, each to the value before it in its own
 column (the first to 0); a value that is not known is -2^63 and passed over by the differences. `shuffled` puts the
 first bytes of all numbers before all second bytes and so on: differences are small, so most of what follows is zeros,
-which zlib takes away. A sample of six gauges of a busy device takes about 10 bytes.
+which zlib takes away. A sample of six gauges of a busy device takes about 5 bytes.
 """
 
 from __future__ import annotations
