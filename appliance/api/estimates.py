@@ -14,9 +14,11 @@ from appliance.api.context import context_of
 from appliance.api.problems import problems
 from appliance.models import queries
 from appliance.models.errors import ModelNotFound, VersionNotFound, VersionNotReady
-from appliance.models.estimation import estimate_version
-from appliance.models.schemas import MemoryEstimate
+from appliance.models.estimation import estimate_facts, read_facts
 from appliance.models.states import VersionAction, VersionState, can
+from appliance.services.corrections import corrections_of, family_of
+from appliance.services.estimating import ModelEstimate, model_estimate
+from appliance.services.sizing import guide_of
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Workload
 from gpu.queries import device_kinds
@@ -29,6 +31,7 @@ Concurrency = Annotated[int, QueryParameter(ge=1, le=1 << 16, description="reque
 Devices = Annotated[int, QueryParameter(ge=1, le=64, description="over which the model is split")]
 Cache = Annotated[Literal["auto", "fp8"], QueryParameter(description="precision of the cache of keys and values")]
 WeightBytes = Annotated[int | None, QueryParameter(ge=1, description="on one device, where the files do not tell")]
+Runtime = Annotated[str | None, QueryParameter(description="whose engines' reports correct the estimate")]
 PerToken = Annotated[int | None, QueryParameter(ge=1, description="of one device, where the files do not tell")]
 
 
@@ -63,15 +66,21 @@ async def estimate_memory(
     workload: NamedDependency[Workload],
     model: FromPath[str],
     version: FromPath[str],
-) -> MemoryEstimate:
-    """Estimate the device memory that one replica takes on each of its devices, and which devices cannot run it."""
+    runtime: Runtime = None,
+) -> ModelEstimate:
+    """Estimate the device memory that one replica takes on each of its devices, how many are usual, and which cannot
+    run it; with a runtime, corrected by what its engines reported of the model's family.
+    """
     row = await queries.find_model(work.scope, work.session, model)
     found = await queries.find_version(work.session, row, version)
     if not can(VersionState(found.state), VersionAction.deploy):
         raise VersionNotReady(f"version {found.name!r} of model {row.name!r} is {found.state}; its files are not there")
-    folder = context_of(request).parts.models.store.tree(found.id)
+    parts = context_of(request).parts
     kinds = await device_kinds(work.session)
-    return await asyncio.to_thread(estimate_version, folder, workload, kinds)
+    corrections = await corrections_of(work.session, family_of((found.details or {}).get("architectures") or ()))
+    facts = await asyncio.to_thread(read_facts, parts.models.store.tree(found.id))
+    told = await asyncio.to_thread(estimate_facts, facts, workload, kinds)
+    return model_estimate(told, guide_of(facts), corrections, runtime)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

@@ -110,6 +110,7 @@ def _default_version(connection: Connection, name: str) -> str:
 @click.option("--concurrency", type=int, help="requests at the same time [default: 1]")
 @click.option("--devices", type=int, help="over which the model is split [default: 1]")
 @click.option("--cache", type=click.Choice(["auto", "fp8"]), help="precision of the cache of keys and values")
+@click.option("--runtime", help="whose engines' reports of the model's family correct the estimate")
 @click.option("--weight-bytes", type=int, help="on one device, where the files do not tell")
 @click.option("--kv-bytes-per-token", type=int, help="of one device, where the files do not tell")
 @client_command
@@ -122,6 +123,8 @@ def estimate(name: str, connection: Connection, *, as_json: bool, version: str |
 
 
 def _readable(member: str, value: Any) -> Any:
+    if member == "guide":
+        return value["text"]
     return readable(value) if member.endswith("_bytes") else value
 
 

@@ -9,6 +9,7 @@ import click
 
 from appliance.cli.connection import Connection, segment
 from appliance.cli.following import follow
+from appliance.cli.memory import memory_sentence
 from appliance.cli.options import client_command, confirm, limit_option, require_change, timeout_option, yes_option
 from appliance.cli.output import show_json, show_list, show_object
 from appliance.cli.sizes import SIZE
@@ -74,7 +75,9 @@ def create(
     if defaults:
         body["defaults"] = _json(defaults, "--defaults")
     if dry_run:
-        show_object(connection.post("service-plans", body), as_json=as_json)
+        plan = connection.post("service-plans", body)
+        told = {"guide": plan["guide"]["text"], "memory": memory_sentence(plan["memory"])}
+        show_object(plan if as_json else plan | told, as_json=as_json)
         return
     made = connection.create("services", body)
     if wait:
@@ -97,7 +100,13 @@ def list_(connection: Connection, *, as_json: bool, limit: int | None, **filters
 @client_command
 def show(name: str, connection: Connection, *, as_json: bool) -> None:
     """Show one service with its deployments and replicas."""
-    show_object(connection.get(f"services/{segment(name)}"), as_json=as_json)
+    item = connection.get(f"services/{segment(name)}")
+    show_object(item, as_json=as_json)
+    if not as_json:
+        for deployment in item["deployments"]:
+            memory = deployment["memory"]
+            reason = f"; {memory['reason']}" if memory and memory["reason"] else ""
+            click.echo(f"memory of {deployment['name']}: {memory_sentence(memory)}{reason}")
 
 
 @service.command("events")

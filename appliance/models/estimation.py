@@ -68,13 +68,16 @@ def read_facts(folder: Path) -> VersionFacts:
 
 
 def estimate_version(folder: Path, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
-    """Of the version whose files lie in `folder`, with those of the devices that cannot run it; raises
-    `EstimateImpossible`.
-    """
-    config = read_config(folder)
-    tensors = list(_tensors(folder)) if workload.weight_bytes is None else []
-    told = structs.asdict(estimate(config, tensors, workload))
-    return MemoryEstimate(**told, refused_devices=refused_devices(config, kinds))
+    """Of the version whose files lie in `folder`; raises `EstimateImpossible`."""
+    return estimate_facts(read_facts(folder), workload, kinds)
+
+
+def estimate_facts(facts: VersionFacts, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
+    """With those of the devices that cannot run the model; raises `EstimateImpossible`."""
+    if facts.problem is not None and (workload.weight_bytes is None or not facts.config):
+        raise EstimateImpossible(facts.problem)
+    told = structs.asdict(estimate(facts.config, facts.tensors, workload))
+    return MemoryEstimate(**told, refused_devices=refused_devices(facts.config, kinds))
 
 
 def refused_devices(config: Mapping[str, Any], kinds: Iterable[DeviceKind]) -> dict[str, str]:

@@ -88,14 +88,15 @@ class Sizing(_Table, frozen=True, kw_only=True):
     `split` says over how many devices each layer is split, `groups` to how many the layers are dealt. A replica with
     several devices is started with `split` set to their number where a service sets neither. An engine without `split`
     deals its layers to all devices. `share` is the part of a device's memory that the engine takes, as a rule and by
-    argument; `cache` names the bytes of the cache of keys and values, `cache_type` its precision, `step` the tokens
-    that are computed at once, `dtype` the precision of the weights, `eager` the flag that captures no graphs; `report`
-    is the engine by whose words in its log the estimate is corrected.
+    argument; `cache` names the bytes of the cache of keys and values, `cache_type` its precision, `block` the tokens of
+    its blocks, `step` the tokens that are computed at once, `dtype` the precision of the weights, `eager` the flag that
+    captures no graphs; `report` is the engine by whose words in its log the estimate is corrected.
     """
 
     split_argument: str | None = None
     groups_argument: str | None = None
     step_argument: str | None = None
+    block_argument: str | None = None
     cache_argument: str | None = None
     cache_type_argument: str | None = None
     dtype_argument: str | None = None

@@ -17,6 +17,7 @@ from appliance.kernel.errors import FieldError
 from appliance.runtimes import arguments
 from appliance.runtimes.errors import ArgumentRefused
 from appliance.runtimes.spec import RuntimeSpec
+from gpu.estimate.cache import BLOCK_TOKENS
 from gpu.estimate.compatibility import quantisation_of
 from gpu.estimate.correction import NONE, Correction, corrected
 from gpu.estimate.errors import EstimateImpossible
@@ -24,6 +25,8 @@ from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split,
 from gpu.estimate.shape import ModelShape, read_shape
 from gpu.estimate.weights import TensorFact
 
+_CPU_BLOCK_TOKENS: Final = 128
+"""vLLM's own choice on CPUs."""
 _WIDE: Final = frozenset({"float", "float32"})
 _ASK: Final = "or publish with device_memory_bytes: what each device must have"
 
@@ -149,11 +152,16 @@ def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> W
         ranks=ranks,
         groups=groups,
         step_tokens=arguments.number_in(args, sizing.step_argument) or LARGEST_STEP,
+        block_tokens=arguments.number_in(args, sizing.block_argument) or _block_tokens(asked),
         kv_cache_bytes=cache,
         kv_element_bytes=_element_bytes(asked),
         weights_factor=2 if _is_wide(asked) and _is_narrow(config) else 1,
         has_graphs=bool(asked.devices) and sizing.has_graphs and not _has(args, sizing.eager_argument),
     )
+
+
+def _block_tokens(asked: Asked) -> int:
+    return BLOCK_TOKENS if asked.devices else _CPU_BLOCK_TOKENS
 
 
 def _element_bytes(asked: Asked) -> int:

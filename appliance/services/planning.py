@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from appliance.services import trust
 from appliance.services.counting import amounts
 from appliance.services.creation import Publishing, choose, deployment_row, service_row
+from appliance.services.estimating import DeviceGuide, shown_guide
 from appliance.services.requesting import placement_request
 from appliance.services.schemas import CreateService, MemoryNeeds
 from appliance.services.sizing import guide_of
@@ -18,14 +19,6 @@ from gpu.requests import PlacementRequest, Rejection
 from gpu.snapshot import ComputeSnapshot
 from tenants import entitlements
 from tenants.work import Work
-
-
-class DeviceGuide(Struct, frozen=True, kw_only=True):
-    """From `least` to `most` devices are usual for a model of this size; the estimate decides where there is one."""
-
-    least: int
-    most: int
-    text: str
 
 
 class ServicePlan(Struct, frozen=True, kw_only=True):
@@ -65,7 +58,7 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
         pool=choice.pool.name,
         flavor=choice.flavor.name,
         flavor_reason=choice.needs.reason,
-        guide=DeviceGuide(least=known.least, most=known.most, text=known.text),
+        guide=shown_guide(known),
         memory=memory_needs(choice.needs),
         counts={resource.value: amount for resource, amount in amounts(deployment, request.replicas).items()},
     )

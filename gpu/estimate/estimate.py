@@ -31,6 +31,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     ranks: int = 1
     groups: int = 1
     step_tokens: int = LARGEST_STEP
+    block_tokens: int = cache.BLOCK_TOKENS
     kv_cache_bytes: int | None = None
     kv_element_bytes: int = 2
     weights_factor: int = 1
@@ -128,6 +129,7 @@ def _cache(shape: ModelShape | None, workload: Workload) -> tuple[int, int, int]
         context=workload.context,
         step_tokens=workload.step_tokens,
         groups=workload.groups,
+        block_tokens=workload.block_tokens,
     )
     if workload.kv_cache_bytes is None:
         return per_token, one, one * workload.concurrency

@@ -47,6 +47,20 @@ def test_a_service_is_shown(tenant: CommandLine, chat: str):
     assert [item["name"] for item in tenant.json("service", "list", "--state", "ready", "--model", "tiny")] == ["chat"]
 
 
+def test_what_it_takes_and_why_is_told(tenant: CommandLine, chat: str):
+    shown = tenant.ok("service", "show", chat)
+    assert "memory of main: no device: weights 256 B" in shown
+    assert "the smallest flavor: pool default has no devices" in shown
+    plan = ("service", "create", "more", "--model", "tiny", "--runtime", "light", "--dry-run")
+    assert tenant.json(*plan)["counts"]["replicas"] == 1
+    told = tenant.ok(*plan)
+    assert "the smallest flavor: pool default has no devices" in told
+    assert "2 devices are usual for 0.0 billion parameters" in told
+    assert "for 1 x 4096 tokens" in told
+    assert "more" not in [item["name"] for item in tenant.json("service", "list")]
+    assert "devices are usual" in tenant.ok("model", "estimate", "tiny", "--context", "64", "--runtime", "light")
+
+
 def test_its_events_are_told_in_order(tenant: CommandLine, chat: str):
     phases = [event["phase"] for event in tenant.json("service", "events", chat)]
     assert phases.index("placed") < phases.index("ready")

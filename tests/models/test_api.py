@@ -270,6 +270,8 @@ async def test_the_memory_of_a_version_is_estimated(developer: Caller, stranger:
     assert told["kv_cache_bytes"] == 4 * 512 * told["kv_bytes_per_token"]
     assert told["weights_bytes"] > 0
     assert told["refused_devices"] == {}
+    assert (told["guide"]["least"], told["guide"]["most"]) == (2, 2)
+    assert (told["correction"]["cache_starts"], told["corrections"]) == (0, {})
     assert told["total_bytes"] == sum(
         told[f"{part}_bytes"] for part in ("weights", "kv_cache", "activations", "graphs", "runtime")
     )
