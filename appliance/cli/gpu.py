@@ -119,7 +119,7 @@ def _holder(holder: dict[str, Any]) -> str:
 
 def _points(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     gauges = {gauge["name"]: gauge for gauge in found["gauges"]}
-    for number, at in enumerate(found["at"]):
+    for number, at in enumerate(found["times"]):
         means = {name: gauge["mean"][number] for name, gauge in gauges.items()}
         yield {
             "at": at,

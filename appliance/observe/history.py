@@ -32,7 +32,7 @@ class GaugeHistory(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True):
-    """`at` are the steps' beginnings, `step_s` their length. `resolution_s`: of what they are made, 60 where older
+    """`times` are the steps' beginnings, `step_s` their length. `resolution_s`: of what they are made, 60 where older
     than a day or asked for by the minute, else as often as devices are probed.
     """
 
@@ -40,7 +40,7 @@ class History(msgspec.Struct, frozen=True):
     until: datetime
     step_s: int
     resolution_s: float
-    at: list[datetime]
+    times: list[datetime]
     gauges: list[GaugeHistory]
 
 
@@ -147,6 +147,6 @@ def _history(
         until=datetime.fromtimestamp(span.until, UTC),
         step_s=span.step,
         resolution_s=MINUTE_S if span.kind is Kind.minutes else period_s,
-        at=[datetime.fromtimestamp(at, UTC) for at in times],
+        times=[datetime.fromtimestamp(at, UTC) for at in times],
         gauges=[shown(number, gauge) for number, gauge in enumerate(gauges_of(series))],
     )

@@ -29,7 +29,7 @@ ALIASES = {"default_version": "version", "model_version": "version", "services":
 ADMIN = operations(document(Port.admin))
 TENANT = operations(document(Port.tenant))
 FOR_A_TENANT = [*TENANT, *(found for found in ADMIN if found.id == "import_directory")]
-VOLATILE = {"since", "until", "last_used_at", "spent", "remaining"}
+VOLATILE = {"times", "gauges", "since", "until", "last_used_at", "spent", "remaining"}
 
 
 def each(found: list[Operation]) -> pytest.MarkDecorator:

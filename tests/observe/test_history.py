@@ -69,7 +69,7 @@ def test_each_step_has_the_mean_and_peak_of_its_samples(samples: dict[int, int |
     known: dict[int, list[int]] = {}
     for at, value in samples.items():
         known.setdefault((AT + at) - (AT + at) % step, []).extend([] if value is None else [value])
-    assert [int(at.timestamp()) for at in found.at] == sorted(known)
+    assert [int(at.timestamp()) for at in found.times] == sorted(known)
     (utilisation, *others) = found.gauges
     for at, mean, peak in zip(sorted(known), utilisation.mean, utilisation.peak, strict=True):
         values = known[at]
@@ -165,7 +165,7 @@ async def test_an_administrator_sees_devices_nodes_and_the_platform(
         answer = await admin.get(f"/api/v1/{path}?since=2026-11-21T11:50:00Z")
         assert answer.status_code == 200, answer.text
         found = answer.json()
-        assert found["at"] == ["2026-11-21T12:00:00Z"]
+        assert found["times"] == ["2026-11-21T12:00:00Z"]
         assert (found["step_s"], found["resolution_s"]) == (10, 10)
         (told,) = [each for each in found["gauges"] if each["name"] == gauge]
         assert told["mean"] == [mean]
