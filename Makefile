@@ -8,7 +8,7 @@ comma := ,
 export APPLIANCE_HOME ?= $(CURDIR)/var
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run fmt lint types arch lock openapi check test test-all test-gpu campaign bench-launch bench-gateway migrate compile interpreted package clean
+.PHONY: help setup run fmt lint types arch lock openapi check test test-all test-gpu campaign bench-launch bench-gateway bench-placement migrate compile interpreted package clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ bench-launch: dev ## what is ours between the create request and the first token
 
 bench-gateway: compile ## the gateway beside nginx, Envoy, vllm-router and LiteLLM (ARGS="--only appliance,envoy --rounds 3")
 	@$(BIN)/python -m bench.gateway $(ARGS)
+
+bench-placement: dev ## placement's speed, beside an exact solver and other policies (ARGS="--only speed --json")
+	@$(BIN)/python -m bench.placement $(ARGS)
 
 test-gpu: dev ## the vendors' contract suite against the devices of this machine; they are required
 	@APPLIANCE_TEST_REQUIRE=gpu $(BIN)/pytest -m gpu tests/gpu

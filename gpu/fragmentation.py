@@ -8,13 +8,12 @@ that measure grows least. Here a size that fits several times counts as often as
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from msgspec import Struct
+from typing import NamedTuple
 
 from gpu.states import WHOLE
 
 
-class Size(Struct, frozen=True):
+class Size(NamedTuple):
     """What replicas ask for, and how often: whole devices, or a share of one."""
 
     devices: int

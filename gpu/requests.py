@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct, field
@@ -40,6 +40,21 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     siblings: Mapping[str, int] = field(default_factory=dict)
     warm_nodes: frozenset[str] = frozenset()
     other_pools: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> Hashable:
+        """What decides whether it fits anywhere: equal for requests that fit in the same places."""
+        return (
+            self.pool_id,
+            self.devices,
+            self.device_share,
+            frozenset(self.vendors),
+            frozenset(self.excluded_models),
+            self.device_memory_bytes,
+            self.cpus,
+            self.memory_bytes,
+            frozenset(self.node_labels.items()),
+        )
 
 
 class Plan(Struct, frozen=True):

@@ -6,10 +6,11 @@ what placement has worked out of them (`gpu.groups`). The order of nodes and dev
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -123,6 +124,17 @@ class NodeView:
     @cached_property
     def kinds(self) -> frozenset[DeviceKind]:
         return frozenset(DeviceKind(device.vendor, device.model, device.compute_capability) for device in self.devices)
+
+    @cached_property
+    def remembered(self) -> dict[int, Any]:
+        """What placement has worked out of the node, for as long as it stays as it is."""
+        return {}
+
+    @cached_property
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """How many replicas hold how many of its devices, and which share (percent) of each."""
+        held = Counter(lease for device in self.devices for lease in device.leases)
+        return Counter((devices, lease.share) for lease, devices in held.items())
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Group, ...]]:

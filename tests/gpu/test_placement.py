@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
 from gpu.placement import after, place
-from gpu.requests import Cause, Change, PlacementRequest, Plan, Reason, Rejection, Remedy
+from gpu.requests import Cause, Change, PlacementRequest, Plan, Reason, Rejection, Remedy, Strategy
 from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
 from gpu.states import DeviceState, NodeState
-from tests.gpu.fleets import GIB, POOL, device, node, request, requests, snapshot, snapshots
+from tests.gpu.fleets import GIB, POOL, device, held, node, request, requests, snapshot, snapshots
 
 
 @given(snapshots(), requests)
@@ -286,3 +286,45 @@ def test_what_needs_no_device_leaves_the_nodes_with_devices() -> None:
 def test_another_pool_is_not_used() -> None:
     fleet = ComputeSnapshot((POOL, PoolView("pol_b", "b")), (node(pool_id="pol_b"),))
     assert isinstance(place(fleet, request()), Rejection)
+
+
+def test_a_share_joins_a_device_that_is_shared() -> None:
+    fleet = snapshot(node("n1"), device(0, "n1"), node("n2"), device(0, "n2", leases=held("x", share=50)))
+    assert place(fleet, request(devices=1, device_share=50)) == Plan("nod_n2", ("dev_n2_0",))
+    assert place(fleet, request(devices=1, device_share=51)) == Plan("nod_n1", ("dev_n1_0",))
+
+
+def test_a_share_has_its_part_of_the_memory() -> None:
+    fleet = snapshot(node(), device(0), device(1, model="H100", memory_bytes=80 * GIB))
+    wanted = request(devices=1, device_share=25, device_memory_bytes=18 * GIB)
+    assert place(fleet, wanted) == Plan("nod_n1", ("dev_n1_1",))
+
+
+def test_spread_replicas_go_where_the_fewest_siblings_are() -> None:
+    fleet = snapshot(node("n1"), device(0, "n1"), device(1, "n1"), node("n2"), device(0, "n2"), device(1, "n2"))
+    spread = request(devices=1, strategy=Strategy.spread, siblings={"nod_n1": 1})
+    assert place(fleet, spread) == Plan("nod_n2", ("dev_n2_0",))
+
+
+def test_a_node_that_has_the_model_comes_first_among_equals() -> None:
+    fleet = snapshot(node("n1"), device(0, "n1"), node("n2"), device(0, "n2"))
+    assert place(fleet, request(devices=1, warm_nodes=frozenset({"nod_n2"}))) == Plan("nod_n2", ("dev_n2_0",))
+
+
+def test_the_remedies_are_told_from_the_cheapest_on() -> None:
+    fleet = snapshot(
+        node("n1"),
+        device(0, "n1", leases=held("rpl_a")),
+        device(1, "n1", leases=held("rpl_a")),
+        device(2, "n1", leases=held("rpl_b")),
+        device(3, "n1", cordoned="a new riser"),
+        node("n2", pool_id="pol_b"),
+        device(0, "n2"),
+    )
+    answer = place(fleet, request(devices=1, other_pools=("pol_b",)))
+    assert isinstance(answer, Rejection)
+    assert [(remedy.change, remedy.subjects, remedy.text) for remedy in answer.remedies] == [
+        (Change.uncordon_device, ("dev_n1_3",), "lift the cordon of 1 device on node n1"),
+        (Change.other_pool, ("pol_b",), "use pool other"),
+        (Change.stop_replicas, ("rpl_a",), "stop 1 replica on node n1"),
+    ]
