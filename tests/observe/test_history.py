@@ -166,7 +166,7 @@ async def test_an_administrator_sees_devices_nodes_and_the_platform(
         assert answer.status_code == 200, answer.text
         found = answer.json()
         assert found["times"] == ["2026-11-21T12:00:00Z"]
-        assert (found["step_s"], found["resolution_s"]) == (10, 10)
+        assert (found["step_s"], found["resolution_s"]) == (5, 5)
         (told,) = [each for each in found["gauges"] if each["name"] == gauge]
         assert told["mean"] == [mean]
     assert (await admin.get("/api/v1/telemetry/devices/dev_none")).status_code == 404
