@@ -284,8 +284,8 @@ SIZED: Final = (
     (
         "INSERT INTO deployments (id, service_id, tenant_id, name, generation, model_id, model_version_id, model_name, "
         "model_version, runtime, pool_id, flavor_id, flavor_name, devices, replicas, weight, failures) "
-        "VALUES ('dep_1', 'svc_1', 'ten_1', 'main', 1, 'mdl_1', 'ver_1', 'tiny', 'main', 'vllm', 'pol_1', 'flv_1', 'gpu', "
-        "2, 3, 100, 0)"
+        "VALUES ('dep_1', 'svc_1', 'ten_1', 'main', 1, 'mdl_1', 'ver_1', 'tiny', 'main', 'vllm', 'pol_1', 'flv_1', "
+        "'gpu', 2, 3, 100, 0)"
     ),
 )
 

@@ -95,6 +95,7 @@ async def test_what_has_no_room_is_refused_or_fails_with_the_reason(database: Da
     assert await used(library) == 0
 
 
+@pytest.mark.alone  # a hundred writers wait for one another, and are refused after a bounded time
 async def test_of_a_hundred_uploads_at_once_as_many_are_opened_as_there_is_room_for(
     database: Database, library: Library
 ) -> None:

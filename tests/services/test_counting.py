@@ -68,6 +68,7 @@ async def test_the_estimate_is_what_counts_of_devices(stage: Stage) -> None:
     assert (await sizes(stage))[0] == deployment.device_memory_bytes
 
 
+@pytest.mark.alone  # a hundred writers wait for one another, and are refused after a bounded time
 @pytest.mark.parametrize(
     ("resource", "each"),
     [(Resource.device_memory_bytes, NEEDED), (Resource.cpu_millis, 1000), (Resource.memory_bytes, GIB)],
