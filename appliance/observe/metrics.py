@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,6 +36,8 @@ async def exposition(session: AsyncSession, telemetry: Telemetry) -> bytes:
         if value is not None:
             Gauge(name, text, registry=registry).set(value)
     Gauge("appliance_telemetry_bytes", "Size of the history's file", registry=registry).set(telemetry.store.size())
-    lost = Counter("appliance_telemetry_lost_rounds", "Rounds of samples that could not be written", registry=registry)
-    lost.inc(telemetry.lost)
+    lost = Gauge(
+        "appliance_telemetry_lost_rounds_total", "Rounds of samples not written, since the start", registry=registry
+    )
+    lost.set(telemetry.lost)
     return generate_latest(registry)
