@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from appliance.kernel.access import Access
 from appliance.kernel.errors import NotFound
@@ -20,6 +21,7 @@ from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeR
 from gpu.vendors.readings import DeviceGauges, DeviceLink, MigInstance
 
 R = TypeVar("R", NodeRow, FlavorRow)
+_NONE: Final[Mapping[str, str]] = {}
 EVERY: Final = true()
 """The condition of the platform: pools that only some tenants may use are there for it."""
 
@@ -54,8 +56,11 @@ async def device_row(session: AsyncSession, device_id: str) -> DeviceRow:
     return row
 
 
-async def list_pools(session: AsyncSession, page: PageRequest, usable: ColumnElement[bool] = EVERY) -> Page[Pool]:
-    rows = (await session.scalars(page.apply(select(PoolRow).where(usable), PoolRow.id))).all()
+async def list_pools(
+    session: AsyncSession, page: PageRequest, usable: ColumnElement[bool] = EVERY, *, labels: Mapping[str, str] = _NONE
+) -> Page[Pool]:
+    query = select(PoolRow).where(usable, *_labelled(PoolRow.labels, labels))
+    rows = (await session.scalars(page.apply(query, PoolRow.id))).all()
     return page.page(await _pools(session, rows), [row.id for row in rows])
 
 
@@ -63,13 +68,20 @@ async def show_pool(session: AsyncSession, row: PoolRow) -> Pool:
     return (await _pools(session, [row]))[0]
 
 
-async def list_nodes(session: AsyncSession, page: PageRequest, *, pool_id: str | None = None) -> Page[Node]:
-    query = select(NodeRow)
+async def list_nodes(
+    session: AsyncSession, page: PageRequest, *, pool_id: str | None = None, labels: Mapping[str, str] = _NONE
+) -> Page[Node]:
+    query = select(NodeRow).where(*_labelled(NodeRow.labels, labels))
     if pool_id is not None:
         alone = select(DeviceRow.node_id).where(DeviceRow.pool_id == pool_id)
         query = query.where(or_(NodeRow.pool_id == pool_id, NodeRow.id.in_(alone)))
     rows = (await session.scalars(page.apply(query, NodeRow.id))).all()
     return page.page(await _nodes(session, rows), [row.id for row in rows])
+
+
+def _labelled(column: InstrumentedAttribute[Any], labels: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    """The conditions that the JSON object in the column has these members."""
+    return [column[key].as_string() == value for key, value in labels.items()]
 
 
 async def show_node(session: AsyncSession, row: NodeRow) -> Node:

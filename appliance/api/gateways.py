@@ -100,7 +100,7 @@ async def change_gateway(
     """
     row = expected(await queries.lock_gateway(work.session, gateway), if_match)
     if data.access is Access.dedicated and row.access == Access.public and not force:
-        await reclaiming.require_no_guests(work.session, context_of(request).parts.catalog, work.now(), row)
+        await reclaiming.require_no_guests(work.session, work.now(), row)
     await operations.change_gateway(work, row, data, context_of(request).parts.port_rules)
     work.wake(SERVICES)
     return await _answer(request, work, row)

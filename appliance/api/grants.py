@@ -62,8 +62,7 @@ async def create_grant(
     A tenant with grants of device classes may use those classes and no other. Where services of it run on others,
     they are named; with `force` they are drained.
     """
-    catalog = context_of(request).parts.catalog
-    return await once(request, work, lambda: granting.create_grant(work, catalog, data, force=force))
+    return await once(request, work, lambda: granting.create_grant(work, data, force=force))
 
 
 @get("/grants/{grant:str}/preview", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
@@ -81,7 +80,6 @@ async def preview_grant(
     responses=problems(NotFound, InUse, StaleVersion),
 )
 async def update_grant(
-    request: AnyRequest,
     work: NamedDependency[Work],
     grant: FromPath[str],
     data: JSONBody[GrantChange],
@@ -91,9 +89,7 @@ async def update_grant(
 ) -> Response[Grant]:
     """Set when a grant expires. Where services run by it, a sooner end takes `force`; they are drained then."""
     row = expected(await queries.lock_grant(work.session, work.scope, grant), if_match)
-    return versioned(
-        await granting.update_grant(work, context_of(request).parts.catalog, row, data, force=force),
-    )
+    return versioned(await granting.update_grant(work, row, data, force=force))
 
 
 @delete(
@@ -103,7 +99,6 @@ async def update_grant(
     responses=problems(NotFound, InUse, StaleVersion),
 )
 async def delete_grant(
-    request: AnyRequest,
     work: NamedDependency[Work],
     grant: FromPath[str],
     if_match: IfMatch = None,
@@ -112,7 +107,7 @@ async def delete_grant(
 ) -> None:
     """Take a grant back. Where services run by it alone they are named; with `force` they are drained."""
     row = expected(await queries.lock_grant(work.session, work.scope, grant), if_match)
-    await granting.delete_grant(work, context_of(request).parts.catalog, row, force=force)
+    await granting.delete_grant(work, row, force=force)
 
 
 def tenant_routes() -> list[ControllerRouterHandler]:

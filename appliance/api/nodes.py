@@ -10,6 +10,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.types import ControllerRouterHandler
 from msgspec import UNSET
 
+from appliance.api.parameters import Labelled, labels_of
 from appliance.api.problems import problems
 from appliance.kernel.errors import InUse, NotFound
 from appliance.kernel.pagination import Page, PageRequest
@@ -35,11 +36,11 @@ OnNode = Annotated[str | None, QueryParameter(name="node", description="only tho
 
 @get("/nodes", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))
 async def list_nodes(
-    work: NamedDependency[Work], page: NamedDependency[PageRequest], pool: InPool = None
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], pool: InPool = None, label: Labelled = None
 ) -> Page[Node]:
     """The machines, with what replicas have claimed of their memory."""
     pool_id = (await queries.pool_row(work.session, pool)).id if pool is not None else None
-    return await queries.list_nodes(work.session, page, pool_id=pool_id)
+    return await queries.list_nodes(work.session, page, pool_id=pool_id, labels=labels_of(label))
 
 
 @get("/nodes/{node:str}", permission=Permission.platform_read, tags=TAGS, responses=problems(NotFound))

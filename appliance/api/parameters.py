@@ -7,14 +7,28 @@ from typing import Annotated, Protocol, TypeVar
 from litestar import Response
 from litestar.params import HeaderParameter, QueryParameter
 
-from appliance.kernel.errors import StaleVersion
+from appliance.kernel.errors import BadInput, StaleVersion
 from appliance.kernel.pagination import DEFAULT_LIMIT, LARGEST_LIMIT, PageRequest
 
 Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LARGEST_LIMIT, description="largest number of items")]
 Cursor = Annotated[str | None, QueryParameter(name="cursor", description="`next_cursor` of the page before")]
 IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", description="the ETag that the change was based on")]
 
+Labelled = Annotated[
+    list[str] | None, QueryParameter(name="label", description="KEY=VALUE that they have; repeat it for several")
+]
 Force = Annotated[bool, QueryParameter(name="force", description="although services run by it: they are drained")]
+
+
+def labels_of(pairs: list[str] | None) -> dict[str, str]:
+    """What `label=KEY=VALUE` asks for; `BadInput` for what is not of that form."""
+    wanted = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"label {pair!r} is not of the form KEY=VALUE")
+        wanted[key] = value
+    return wanted
 
 
 async def provide_page(limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None) -> PageRequest:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement
 
 from appliance.api.context import context_of
 from appliance.api.idempotency import once
-from appliance.api.parameters import Force, IfMatch, expected, with_etag
+from appliance.api.parameters import Force, IfMatch, Labelled, expected, labels_of, with_etag
 from appliance.api.problems import problems
 from appliance.kernel.access import Access
 from appliance.kernel.errors import InUse, NameTaken, NotFound, StaleVersion
@@ -36,9 +36,11 @@ SERVICES = "services"
 
 
 @get("/pools", permission=Permission.compute_read, tags=TAGS, responses=problems())
-async def list_pools(work: NamedDependency[Work], page: NamedDependency[PageRequest]) -> Page[Pool]:
+async def list_pools(
+    work: NamedDependency[Work], page: NamedDependency[PageRequest], label: Labelled = None
+) -> Page[Pool]:
     """The compute pools that the caller may use, with what devices they have and how many of them are free."""
-    return await queries.list_pools(work.session, page, _usable(work))
+    return await queries.list_pools(work.session, page, _usable(work), labels=labels_of(label))
 
 
 @get("/pools/{pool:str}", permission=Permission.compute_read, tags=TAGS, responses=problems(NotFound))
@@ -69,7 +71,6 @@ async def create_pool(
     responses=problems(NotFound, NameTaken, InUse, StaleVersion),
 )
 async def update_pool(
-    request: Request[Any, Any, Any],
     work: NamedDependency[Work],
     pool: FromPath[str],
     data: JSONBody[PoolUpdate],
@@ -84,7 +85,7 @@ async def update_pool(
     """
     row = expected(await queries.lock_pool(work.session, pool), if_match)
     if data.access is Access.dedicated and row.access == Access.public and not force:
-        await reclaiming.require_no_guests(work.session, context_of(request).parts.catalog, work.now(), row)
+        await reclaiming.require_no_guests(work.session, work.now(), row)
     await operations.update_pool(work.session, row, data)
     work.record("pool.updated", "pool", row.id, detail={"name": row.name, "access": row.access})
     work.wake(SERVICES)

@@ -13,6 +13,7 @@ from appliance.cli.resources import Kind
 label_option = click.option(
     "--label", "labels", metavar="KEY=VALUE", multiple=True, help="repeat it for each; all together replace what was"
 )
+with_label_option = click.option("--label", metavar="KEY=VALUE", multiple=True, help="only those with this label")
 _reason = click.option("--reason", required=True, help="why; shown to everyone who asks why nothing is placed there")
 
 

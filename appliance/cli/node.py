@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from appliance.cli.connection import Connection
-from appliance.cli.maintenance import add_maintenance, disposition, label_option, labels_of
+from appliance.cli.maintenance import (
+    add_maintenance,
+    disposition,
+    label_option,
+    labels_of,
+    with_label_option,
+)
 from appliance.cli.options import client_command, limit_option
 from appliance.cli.output import show_list, show_object
 from appliance.cli.resources import Kind, add_show
@@ -37,11 +43,14 @@ def node() -> None: ...
 
 @node.command("list")
 @click.option("--pool", help="only those of this pool")
+@with_label_option
 @limit_option
 @client_command
-def list_(connection: Connection, *, as_json: bool, pool: str | None, limit: int | None) -> None:
+def list_(
+    connection: Connection, *, as_json: bool, pool: str | None, label: tuple[str, ...], limit: int | None
+) -> None:
     """List nodes with what replicas have claimed of their memory."""
-    items = connection.pages(KIND.path, limit=limit, pool=pool)
+    items = connection.pages(KIND.path, limit=limit, pool=pool, label=list(label))
     show_list(items if as_json else map(_row, items), KIND.columns, as_json=as_json)
 
 

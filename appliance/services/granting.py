@@ -24,7 +24,7 @@ from appliance.kernel.pagination import Page, PageRequest
 from appliance.runtimes.catalog import Catalog
 from appliance.services.moving import Effects
 from appliance.services.permits import Permit
-from appliance.services.reclaiming import Change, effects_of_change, require_idle
+from appliance.services.reclaiming import Affected, Change, affected, effects_of_change, require_idle
 from appliance.services.transitions import SERVICES
 from gpu.queries import device_kinds, pool_row
 from gpu.tables import PoolRow
@@ -51,7 +51,7 @@ class GrantExists(Conflict):
     title = "The tenant has that grant already"
 
 
-async def create_grant(work: Work, catalog: Catalog, new: NewGrant, *, force: bool) -> Grant:
+async def create_grant(work: Work, new: NewGrant, *, force: bool) -> Grant:
     """Raises `NotFound`, `GrantExists`, and `InUse` where a first grant of a device class would stop services that run
     on other classes.
     """
@@ -68,7 +68,7 @@ async def create_grant(work: Work, catalog: Catalog, new: NewGrant, *, force: bo
     )
     await _aim(work.session, row, new)
     if new.kind is GrantKind.device_class and not force:
-        bound = await effects_of_change(work.session, catalog, work.now(), _given(row), tenant_ids=[tenant.id])
+        bound = await affected(work.session, work.now(), _given(row), tenant_ids=[tenant.id])
         require_idle(bound, f"a grant of {row.device_class} alone")
     taken = GrantExists(f"tenant {tenant.name!r} has a grant of {new.target!r} already; change that one")
     work.session.add(row)
@@ -96,15 +96,15 @@ async def get_grant(work: Work, grant_id: str) -> Grant:
 async def preview(work: Work, catalog: Catalog, grant_id: str, ending: Ending) -> Effects:
     """What would become of what runs by this grant, if it ended now."""
     row = await queries.find_grant(work.session, work.scope, grant_id)
-    return await _effects_of_end(work, catalog, row, ending)
+    change = _ended(row, ending, work.now())
+    return await effects_of_change(work.session, catalog, work.now(), change, tenant_ids=[row.tenant_id])
 
 
-async def update_grant(work: Work, catalog: Catalog, row: GrantRow, change: GrantChange, *, force: bool) -> Grant:
+async def update_grant(work: Work, row: GrantRow, change: GrantChange, *, force: bool) -> Grant:
     """Set when a locked grant expires. Raises `InUse` where that is sooner than before and services run by it."""
     _check_expiry(work, change.expires_at)
     if _is_sooner(change.expires_at, row.expires_at) and not force:
-        what = f"the end of grant {row.id} at {change.expires_at}"
-        require_idle(await _effects_of_end(work, catalog, row, Ending.expiry), what)
+        require_idle(await _affected_by_end(work, row, Ending.expiry), f"an end of grant {row.id} sooner than before")
     row.expires_at = change.expires_at
     row.version += 1
     await work.session.flush()
@@ -113,12 +113,11 @@ async def update_grant(work: Work, catalog: Catalog, row: GrantRow, change: Gran
     return shown
 
 
-async def delete_grant(work: Work, catalog: Catalog, row: GrantRow, *, force: bool) -> None:
+async def delete_grant(work: Work, row: GrantRow, *, force: bool) -> None:
     """Take a locked grant back. Raises `InUse` where services run by it alone."""
     shown = (await _shown(work, [row]))[0]
     if not force:
-        found = await _effects_of_end(work, catalog, row, Ending.deletion)
-        require_idle(found, f"taking grant {row.id} back")
+        require_idle(await _affected_by_end(work, row, Ending.deletion), f"taking grant {row.id} back")
     await work.session.execute(delete(GrantRow).where(GrantRow.id == row.id))
     _record(work, shown, "grant.deleted")
 
@@ -169,15 +168,20 @@ def _given(row: GrantRow) -> Change:
     return change
 
 
-async def _effects_of_end(work: Work, catalog: Catalog, row: GrantRow, ending: Ending) -> Effects:
-    kind, target, now = GrantKind(row.kind), _target(row), work.now()
+def _ended(row: GrantRow, ending: Ending, now: datetime) -> Change:
+    kind, target = GrantKind(row.kind), _target(row)
 
     def change(permit: Permit) -> Permit:
         before = permit.entitlement
         is_gone = ending is Ending.deletion
         return replace(permit, entitlement=before.without(kind, target) if is_gone else before.until(kind, target, now))
 
-    return await effects_of_change(work.session, catalog, work.now(), change, tenant_ids=[row.tenant_id])
+    return change
+
+
+async def _affected_by_end(work: Work, row: GrantRow, ending: Ending) -> Affected:
+    change = _ended(row, ending, work.now())
+    return await affected(work.session, work.now(), change, tenant_ids=[row.tenant_id])
 
 
 async def _shown(work: Work, rows: Sequence[GrantRow]) -> list[Grant]:

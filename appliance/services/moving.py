@@ -104,6 +104,8 @@ async def effects(
     """What it would mean if these replicas, by id, had to leave, and `closing` were done to the compute. `services` are
     affected whether they have replicas or not.
     """
+    if not leavers:
+        return _summed((), services)
     snapshot = await leasing.snapshot(session)
     held = {one.replica.id: one for one in await _held(session, catalog, leavers, snapshot)}
     for device in snapshot.devices:

@@ -1,13 +1,13 @@
 """Taking back what replicas run on: nodes and devices for maintenance, grants, and public access to what is lent.
 
-First what it would do to what runs (`effects_...`), then, where that is something and nobody insists, a refusal that
-names the services (`require_idle`).
+Whom it concerns is told by a few reads (`affected`), and enough for a refusal that names the services
+(`require_idle`); where the replicas could go is worked out for a preview alone (`effects_...`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -54,17 +54,19 @@ async def effects_of_draining(
     return await effects(session, catalog, leavers, closing=closing)
 
 
-async def effects_of_change(
-    session: AsyncSession,
-    catalog: Catalog,
-    now: datetime,
-    change: Change,
-    *,
-    tenant_ids: Collection[str] | None = None,
-    changed_pool: Target | None = None,
-) -> Effects:
-    """What it would do to services of these tenants (None: of all) if what is permitted were as `change` makes it.
-    `changed_pool` is the pool whose access would change.
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """Whom a change would stop: services, as `tenant/service`, and those of their replicas that hold a place, by id."""
+
+    services: frozenset[str]
+    leavers: Mapping[str, Leaver]
+
+
+async def affected(
+    session: AsyncSession, now: datetime, change: Change, *, tenant_ids: Collection[str] | None = None
+) -> Affected:
+    """Of the services of these tenants (None: of all): those that would stop if what is permitted were as `change`
+    makes it.
     """
     names = await _running(session, tenant_ids)
     before = await permits(session, set(names), now)
@@ -76,17 +78,25 @@ async def effects_of_change(
     )
     holding = dict((await session.execute(query)).all())
     classes = await classes_held(session, set(holding))
-    pools = [changed_pool if changed_pool and pool.id == changed_pool.id else pool for pool in await all_pools(session)]
+    pools = await all_pools(session)
     leavers: dict[str, Leaver] = {}
     for id_, deployment in holding.items():
         held = classes.get(id_, ())
         reason = then[deployment].refusal_on(held)
         if reason is not None and before[deployment].refusal_on(held) is None:
             leavers[id_] = Leaver(reason, then[deployment], _alternatives(then[deployment], pools))
-    return await effects(session, catalog, leavers, services=refused)
+    return Affected(frozenset(refused | {names[holding[id_]] for id_ in leavers}), leavers)
 
 
-async def require_no_guests(session: AsyncSession, catalog: Catalog, now: datetime, lent: PoolRow | GatewayRow) -> None:
+async def effects_of_change(
+    session: AsyncSession, catalog: Catalog, now: datetime, change: Change, *, tenant_ids: Collection[str] | None = None
+) -> Effects:
+    """What becomes of those whom `change` would stop."""
+    found = await affected(session, now, change, tenant_ids=tenant_ids)
+    return await effects(session, catalog, found.leavers, services=found.services)
+
+
+async def require_no_guests(session: AsyncSession, now: datetime, lent: PoolRow | GatewayRow) -> None:
     """Raise `InUse`, naming the services, where a pool or gateway that becomes dedicated is used without a grant."""
     kind = GrantKind.pool if isinstance(lent, PoolRow) else GrantKind.gateway
     target = Target(kind, lent.id, lent.name, Access.dedicated)
@@ -97,17 +107,16 @@ async def require_no_guests(session: AsyncSession, catalog: Catalog, now: dateti
         is_there = permit.gateway is not None and permit.gateway.id == lent.id
         return replace(permit, gateway=target) if is_there else permit
 
-    found = await effects_of_change(session, catalog, now, change, changed_pool=target)
-    require_idle(found, f"making {kind.value} {lent.name} dedicated")
+    require_idle(await affected(session, now, change), f"making {kind.value} {lent.name} dedicated")
 
 
-def require_idle(found: Effects, what: str) -> None:
+def require_idle(found: Affected, what: str) -> None:
     """Raise `InUse`, naming the services, where `what` would stop any."""
     if not found.services:
         return
-    listed = ", ".join(repr(service) for service in found.services)
+    listed = ", ".join(repr(service) for service in sorted(found.services))
     raise InUse(
-        f"{what} would stop {listed}, of which {len(found.replicas)} replica(s) run; delete or move these services "
+        f"{what} would stop {listed}, of which {len(found.leavers)} replica(s) run; delete or move these services "
         f"first, or say force=true: then they are drained"
     )
 

@@ -193,6 +193,17 @@ async def test_labels_are_kept_and_checked(admin: httpx.AsyncClient) -> None:
     labels = {"example.com/zone": "north", "spare": ""}
     assert (await admin.patch("/api/v1/nodes/n1", json={"labels": labels})).json()["labels"] == labels
     assert (await admin.get("/api/v1/nodes/n1")).json()["labels"] == labels
+    for kind, query, names in (
+        ("nodes", "label=example.com/zone=north&label=spare=", ["n1"]),
+        ("nodes", "label=example.com/zone=south", []),
+        ("nodes", "label=other=north", []),
+        ("pools", "label=rack=A1", []),
+    ):
+        found = (await admin.get(f"/api/v1/{kind}?{query}")).json()["items"]
+        assert [item["name"] for item in found] == names, query
+    await admin.patch("/api/v1/pools/night", json={"labels": {"rack": "A1"}})
+    assert [pool["name"] for pool in (await admin.get("/api/v1/pools?label=rack=A1")).json()["items"]] == ["night"]
+    assert await problem(admin, "GET", "/nodes?label=zone") == (400, "bad-input")
     many = {f"key-{number}": "" for number in range(33)}
     for wrong in ({"Upper": "x"}, {"a": "with space"}, {"": "x"}, {"a": "x" * 64}, {"-a": "x"}, {"a\n": "x"}, many):
         assert await problem(admin, "PATCH", "/nodes/n1", json={"labels": wrong}) == (400, "bad-input"), wrong

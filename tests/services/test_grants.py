@@ -43,20 +43,20 @@ def platform(stage: Stage, session: object) -> Work:
 async def grant(stage: Stage, kind: GrantKind, target: str, expires_at: datetime | None = None) -> Grant:
     async with stage.database.write() as session:
         new = NewGrant(tenant="acme", kind=kind, target=target, expires_at=expires_at)
-        return await granting.create_grant(platform(stage, session), stage.machinery.catalog, new, force=False)
+        return await granting.create_grant(platform(stage, session), new, force=False)
 
 
 async def take_back(stage: Stage, grant_id: str, *, force: bool = False) -> None:
     async with stage.database.write() as session:
         row = await lock_grant(session, PLATFORM, grant_id)
-        await granting.delete_grant(platform(stage, session), stage.machinery.catalog, row, force=force)
+        await granting.delete_grant(platform(stage, session), row, force=force)
 
 
 async def shorten(stage: Stage, grant_id: str, expires_at: datetime, *, force: bool = False) -> None:
     async with stage.database.write() as session:
         row = await lock_grant(session, PLATFORM, grant_id)
         change = GrantChange(expires_at=expires_at)
-        await granting.update_grant(platform(stage, session), stage.machinery.catalog, row, change, force=force)
+        await granting.update_grant(platform(stage, session), row, change, force=force)
 
 
 async def preview(stage: Stage, grant_id: str, ending: Ending = Ending.deletion) -> Effects:
@@ -139,9 +139,7 @@ async def test_an_expired_grant_drains_and_says_so_and_a_new_end_brings_it_back(
     assert (await stage.deployment(service_id)).failures == 0
     async with stage.database.write() as session:
         row = await lock_grant(session, PLATFORM, granted.id)
-        await granting.update_grant(
-            platform(stage, session), stage.machinery.catalog, row, GrantChange(expires_at=None), force=False
-        )
+        await granting.update_grant(platform(stage, session), row, GrantChange(expires_at=None), force=False)
     await stage.until(service_id, ServiceState.ready)
 
 
@@ -223,7 +221,6 @@ async def test_a_tenant_has_a_grant_once(stage: Stage) -> None:
 async def test_public_access_is_not_taken_from_who_runs_by_it(stage: Stage) -> None:
     service_id = await stage.create()
     await stage.until(service_id, ServiceState.ready)
-    catalog = stage.machinery.catalog
 
     async def lent() -> tuple[PoolRow, GatewayRow]:
         async with stage.database.read() as session:
@@ -233,12 +230,12 @@ async def test_public_access_is_not_taken_from_who_runs_by_it(stage: Stage) -> N
     for row in await lent():
         async with stage.database.read() as session:
             with pytest.raises(InUse, match="default dedicated would stop 'acme/chat'"):
-                await reclaiming.require_no_guests(session, catalog, stage.clock.now(), row)
+                await reclaiming.require_no_guests(session, stage.clock.now(), row)
     for kind in (GrantKind.pool, GrantKind.gateway):
         await grant(stage, kind, "default")
     for row in await lent():
         async with stage.database.read() as session:
-            await reclaiming.require_no_guests(session, catalog, stage.clock.now(), row)
+            await reclaiming.require_no_guests(session, stage.clock.now(), row)
 
 
 async def test_a_preview_of_a_drain_tells_the_same_as_the_drain_does(stage: Stage) -> None:
@@ -296,7 +293,6 @@ async def test_the_end_of_a_grant_waits_for_who_takes_a_place_by_it(stage: Stage
 async def test_a_grant_that_is_taken_back_while_a_replica_is_placed(stage: Stage) -> None:
     """Either the place was taken before, and the replica is drained; or the grant was gone, and it gets none."""
     await dedicate(stage)
-    catalog = stage.machinery.catalog
     for attempt in range(6):
         granted = await grant(stage, GrantKind.pool, "default")
         service_id = await stage.create(f"chat-{attempt}")
@@ -309,7 +305,7 @@ async def test_a_grant_that_is_taken_back_while_a_replica_is_placed(stage: Stage
             async with stage.database.write() as session:
                 row = await lock_grant(session, PLATFORM, grant_id)
                 seen.append(bool((await session.scalars(select(NodeClaimRow.replica_id))).all()))
-                await granting.delete_grant(platform(stage, session), catalog, row, force=True)
+                await granting.delete_grant(platform(stage, session), row, force=True)
 
         both = (reclaim(), placing.place_waiting(stage.machinery, waiting))
         await asyncio.gather(*(both if attempt % 2 else reversed(both)))
