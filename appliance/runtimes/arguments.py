@@ -51,13 +51,32 @@ def with_defaults(runtime: RuntimeSpec, args: Sequence[str]) -> tuple[str, ...]:
     return (*(own for own in runtime.default_args if own.partition("=")[0] not in named), *args)
 
 
-def with_split(runtime: RuntimeSpec, args: Sequence[str], devices: int) -> tuple[str, ...]:
-    """`args` with the argument that splits the model over all `devices`, where they say nothing of it."""
+def with_devices(
+    runtime: RuntimeSpec,
+    args: Sequence[str],
+    devices: int,
+    *,
+    device_share: int = 100,
+    cache_bytes: int | None = None,
+) -> tuple[str, ...]:
+    """`args` with what they leave open: the model is split over all `devices`, and of a device that is shared the
+    engine takes no more than its `device_share` percent; one that cannot be told so takes `cache_bytes` for its cache.
+    """
     sizing = runtime.sizing
     named = {argument.partition("=")[0] for argument in args}
-    if sizing.split_argument is None or devices < 2 or named & {sizing.split_argument, sizing.groups_argument}:
-        return tuple(args)
-    return (f"{sizing.split_argument}={devices}", *args)
+    added = []
+    if (
+        sizing.split_argument is not None
+        and devices > 1
+        and not named & {sizing.split_argument, sizing.groups_argument}
+    ):
+        added.append(f"{sizing.split_argument}={devices}")
+    if device_share < 100 and sizing.share_argument is not None:
+        if sizing.share_argument not in named:
+            added.append(f"{sizing.share_argument}={math.floor(10 * sizing.share * device_share) / 1000:g}")
+    elif device_share < 100 and cache_bytes is not None and sizing.cache_argument not in {None, *named}:
+        added.append(f"{sizing.cache_argument}={cache_bytes}")
+    return (*added, *args)
 
 
 def text_in(args: Sequence[str], name: str) -> str | None:

@@ -146,6 +146,7 @@ async def choose(work: Work, publishing: Publishing, request: CreateService, mod
             runtime=runtime,
             args=arguments.check_args(runtime, request.args),
             devices=flavor.devices,
+            device_share=flavor.device_share,
             device_memory_bytes=request.device_memory_bytes,
         )
         return Fitted(flavor, runtime, needs(asked, facts, corrections.get(runtime.name, NONE)))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.crashpoints import reached
 from appliance.kernel.errors import ApplianceError, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
-from appliance.runtimes.arguments import with_split
+from appliance.runtimes.arguments import with_devices
 from appliance.runtimes.rendering import render
 from appliance.services import failing, preparing, trust
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
+from appliance.services.needs import Needs
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from appliance.services.transitions import move
@@ -67,7 +69,13 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
         machinery.launcher.name,
         layout,
         served_name=service.served_model,
-        args=with_split(runtime, deployment.args, deployment.devices),
+        args=with_devices(
+            runtime,
+            deployment.args,
+            deployment.devices,
+            device_share=flavor.device_share,
+            cache_bytes=_cache_bytes(deployment),
+        ),
         env=deployment.env,
         environments=machinery.environments,
     )
@@ -94,3 +102,11 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
         ),
     )
     return spec, runtime.start_timeout_s
+
+
+def _cache_bytes(deployment: DeploymentRow) -> int | None:
+    """What the cache of keys and values was estimated to take of all the replica's devices; None where it was not."""
+    if deployment.needs is None:
+        return None
+    breakdown = msgspec.convert(deployment.needs, Needs).breakdown
+    return None if breakdown is None else breakdown.kv_cache_bytes * breakdown.groups

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from appliance.kernel.errors import FieldError
 from appliance.runtimes import arguments
-from appliance.runtimes.errors import ArgumentRefused
+from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.runtimes.spec import RuntimeSpec
 from gpu.estimate.cache import BLOCK_TOKENS
 from gpu.estimate.compatibility import quantisation_of
@@ -24,6 +24,7 @@ from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split, estimate
 from gpu.estimate.shape import ModelShape, read_shape
 from gpu.estimate.weights import TensorFact
+from gpu.states import WHOLE
 
 _CPU_BLOCK_TOKENS: Final = 128
 """vLLM's own choice on CPUs."""
@@ -78,6 +79,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     runtime: RuntimeSpec
     args: tuple[str, ...]
     devices: int
+    device_share: int = WHOLE
     device_memory_bytes: int | None = None
 
 
@@ -86,6 +88,8 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     `ArgumentRefused`.
     """
     ranks, groups = split(asked)
+    share = _share(asked)
+    _check_sharing(asked, is_estimated=asked.device_memory_bytes is None)
     quantisation = _quantisation(facts.config)
     if asked.devices and asked.device_memory_bytes is not None:
         _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
@@ -105,7 +109,7 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
         if not asked.devices:
             return Needs(source="unknown", device_memory_bytes=0, devices=0, problem=error.detail)
         raise EstimateImpossible(f"{error.detail}; {_ASK}") from error
-    share, cache_is_given = _share(asked), workload.kv_cache_bytes is not None
+    cache_is_given = workload.kv_cache_bytes is not None
     counted = corrected(estimated, correction, cache_is_given=cache_is_given)
     return Needs(
         source="estimate",
@@ -126,7 +130,7 @@ def split(asked: Asked) -> tuple[int, int]:
     sizing = asked.runtime.sizing
     if sizing.split_argument is None:
         return 1, max(asked.devices, 1)
-    args = arguments.with_split(asked.runtime, asked.args, asked.devices)
+    args = arguments.with_devices(asked.runtime, asked.args, asked.devices)
     ranks = arguments.number_in(args, sizing.split_argument) or 1
     groups = arguments.number_in(args, sizing.groups_argument) or 1
     if ranks * groups > max(asked.devices, 1):
@@ -184,9 +188,34 @@ def _is_narrow(config: Mapping[str, Any]) -> bool:
 
 
 def _share(asked: Asked) -> float:
+    """The part of what the replica gets of a device that the engine takes; raises `ArgumentRefused` for more than
+    that.
+    """
     sizing = asked.runtime.sizing
     given = arguments.text_in(asked.args, sizing.share_argument) if sizing.share_argument else None
-    return float(given) if given is not None else sizing.share
+    if given is None:
+        return sizing.share
+    share = float(given) * WHOLE / asked.device_share
+    if share > 1:
+        wrong = (
+            f"{sizing.share_argument} can be {asked.device_share / WHOLE:g} at most: the flavor has so much of a device"
+        )
+        raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
+    return share
+
+
+def _check_sharing(asked: Asked, is_estimated: bool) -> None:  # noqa: FBT001 - whether there is an estimate
+    """Raise where the engine could not be kept within its share of a device: it would take what others were
+    promised.
+    """
+    runtime, sizing = asked.runtime, asked.runtime.sizing
+    if asked.device_share == WHOLE or sizing.share_argument is not None:
+        return
+    if sizing.cache_argument is None:
+        raise CombinationRefused(f"the {runtime.name} runtime cannot share a device; choose a flavor with whole ones")
+    if not is_estimated and arguments.number_in(asked.args, sizing.cache_argument) is None:
+        wrong = f"on a share of a device the {runtime.name} runtime needs {sizing.cache_argument}"
+        raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
 
 
 def _has(args: Sequence[str], flag: str | None) -> bool:

@@ -6,12 +6,14 @@ from math import ceil
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from appliance.kernel.resources import resource
 from appliance.models.estimation import VersionFacts
-from appliance.runtimes.arguments import check_args
+from appliance.runtimes.arguments import check_args, with_devices
 from appliance.runtimes.catalog import read_runtime
-from appliance.runtimes.errors import ArgumentRefused
+from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
+from appliance.runtimes.spec import Sizing
 from appliance.services.needs import Asked, Needs, needs
 from gpu.estimate.correction import NONE, Correction
 from gpu.estimate.errors import EstimateImpossible
@@ -34,9 +36,16 @@ def found(
     facts: VersionFacts = LLAMA,
     runtime: Any = VLLM,
     given: int | None = None,
+    share: int = 100,
     correction: Correction = NONE,
 ) -> Needs:
-    asked = Asked(runtime=runtime, args=check_args(runtime, args), devices=devices, device_memory_bytes=given)
+    asked = Asked(
+        runtime=runtime,
+        args=check_args(runtime, args),
+        devices=devices,
+        device_share=share,
+        device_memory_bytes=given,
+    )
     return needs(asked, facts, correction)
 
 
@@ -167,3 +176,28 @@ def test_the_quantisation_is_kept_for_the_devices_to_be_asked() -> None:
     config = LLAMA3_70B | {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}
     told = found(facts=VersionFacts(config, WEIGHTS), devices=8)
     assert told.quantisation == {"quant_method": "compressed-tensors", "format": "float-quantized"}
+
+
+def test_on_a_share_of_a_device_the_engine_is_kept_within_it() -> None:
+    whole, half = found(), found(share=50)
+    assert half.device_memory_bytes == whole.device_memory_bytes  # of what it gets, whatever that is of
+    assert with_devices(VLLM, [], 1, device_share=50) == ("--gpu-memory-utilization=0.46",)
+    assert with_devices(VLLM, ["--gpu-memory-utilization=0.3"], 1, device_share=50) == ("--gpu-memory-utilization=0.3",)
+    assert found("--gpu-memory-utilization=0.3", share=50).share == 0.6
+    with pytest.raises(ArgumentRefused, match="--gpu-memory-utilization can be 0.5 at most"):
+        found("--gpu-memory-utilization=0.9", share=50)
+
+
+def test_an_engine_that_takes_what_is_free_is_told_its_cache() -> None:
+    told = found(share=50, runtime=TRANSFORMERS).breakdown
+    assert told is not None
+    args = with_devices(TRANSFORMERS, [], 1, device_share=50, cache_bytes=told.kv_cache_bytes)
+    assert args == (f"--kv-cache-memory-bytes={told.kv_cache_bytes}",)
+    assert with_devices(TRANSFORMERS, [], 1, cache_bytes=7) == ()
+    with pytest.raises(
+        ArgumentRefused, match="on a share of a device the transformers runtime needs --kv-cache-memory"
+    ):
+        found(share=50, runtime=TRANSFORMERS, given=20 * GIB)
+    other = replace(TRANSFORMERS, name="other", sizing=Sizing())
+    with pytest.raises(CombinationRefused, match="the other runtime cannot share a device"):
+        found(share=50, runtime=other)
