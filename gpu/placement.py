@@ -37,11 +37,12 @@ _Rank = tuple[int | str, ...]
 
 def place(snapshot: ComputeSnapshot, request: PlacementRequest) -> Plan | Rejection:
     """Where the request fits best, or why it fits nowhere and what would help. Linear in the snapshot's nodes."""
-    plan = find(snapshot, request)
-    if plan is not None:
-        return plan
-    rejection = explain(snapshot, request)
-    return with_changed(rejection, remedies=tuple(remedies(snapshot, request, find)))
+    return find(snapshot, request) or rejection(snapshot, request)
+
+
+def rejection(snapshot: ComputeSnapshot, request: PlacementRequest) -> Rejection:
+    """Why the request fits nowhere, for one of which `find` told that."""
+    return with_changed(explain(snapshot, request), remedies=tuple(remedies(snapshot, request, find)))
 
 
 def find(snapshot: ComputeSnapshot, request: PlacementRequest) -> Plan | None:

@@ -42,6 +42,11 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     other_pools: tuple[str, ...] = ()
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it leaves others a part of its device."""
+        return self.devices > 0 and self.device_share < WHOLE
+
+    @property
     def needs(self) -> Hashable:
         """What decides whether it fits anywhere: equal for requests that fit in the same places."""
         return (

@@ -18,6 +18,7 @@ from appliance.launchers.contract import Launcher
 from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
 from appliance.services.transitions import SERVICES, STOPPING_MARGIN
+from gpu.reading import SnapshotReader
 
 
 class Publisher(Protocol):
@@ -76,6 +77,7 @@ class Machinery:
     environments: Path
     backoff: Backoff
     timing: Timing
+    compute: SnapshotReader = field(default_factory=SnapshotReader)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process ends: what prepares a launch gives up."""
 

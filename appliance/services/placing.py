@@ -1,16 +1,23 @@
-"""From `pending` to `placed`: find a place for each waiting replica, take its leases, say why where there is none."""
+"""From `pending` to `placed`: find a place for each waiting replica, take its leases, say why where there is none.
+
+A round reads the compute once, decides on every waiting replica in a thread (`gpu.fairness`), then takes each place in
+a transaction of its own, which looks again whether the replica still waits and what its tenant's grants permit. A place
+that was lost meanwhile is sought again in the next round. What still fits nowhere for the reason that was told costs
+no transaction that writes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+import asyncio
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
-from appliance.services import permits, trust
+from appliance.services import holdings, permits, trust
 from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
@@ -20,38 +27,71 @@ from appliance.services.tables import DeploymentRow, ReplicaRow
 from appliance.services.transitions import PLACED_DEADLINE, move
 from gpu import leasing
 from gpu.errors import PlacementLost
-from gpu.placement import place
-from gpu.requests import PlacementRequest, Plan, Rejection
+from gpu.fairness import Use, Waiting, plan_round
+from gpu.placement import rejection
+from gpu.requests import PlacementRequest, Plan
 from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
+from tenants.limits import Priority
 from tenants.tables import TenantRow
 
+_PRECEDENCE: Final = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
 
-async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> bool:
-    """Try to place these replicas, oldest first, each in a transaction of its own; whether one was tried.
 
-    What still fits nowhere for the reason that was told costs no transaction that writes.
-    """
-    async with machinery.guarded.read() as session:
-        snapshot = await leasing.snapshot(session)
-        answers = await _seek(session, machinery, {row.deployment_id for row in waiting}, snapshot)
-    hopeful = [row.id for row in waiting if answers[row.deployment_id] != row.reason]
-    for replica_id in sorted(hopeful):
-        with contained(replica=replica_id):
-            async with machinery.guarded.write() as session:
-                await _place_one(machinery, session, replica_id)
-    return bool(hopeful)
+class _Refused(NamedTuple):
+    """Why a replica waits: a sentence for its owner, and single changes that would help."""
+
+    sentence: str
+    would_help: tuple[str, ...] = ()
 
 
 class _Place(NamedTuple):
+    """`classes` are the (vendor, model) of its devices."""
+
     request: PlacementRequest
     plan: Plan
+    classes: tuple[tuple[str, str], ...]
 
 
-async def _seek(
-    session: AsyncSession, machinery: Machinery, deployment_ids: Collection[str], snapshot: ComputeSnapshot
-) -> dict[str, _Place | str]:
-    """By deployment: where a replica fits, or the sentence that says why it fits nowhere."""
+Answer = _Place | _Refused
+
+
+class _Ask(NamedTuple):
+    """What the replicas of a deployment ask for, and when it is their turn."""
+
+    request: PlacementRequest
+    precedence: int
+
+
+async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> bool:
+    """Try to place these replicas, each tenant in its turn; whether there was anything to change."""
+    known = {row.id: row.reason for row in waiting}
+    answers = await decide(machinery, waiting)
+    news = {id_: answer for id_, answer in answers.items() if _sentence(answer) != known[id_]}
+    for replica_id, answer in news.items():
+        with contained(replica=replica_id):
+            async with machinery.guarded.write() as session:
+                await settle(machinery, session, replica_id, answer)
+    return bool(news)
+
+
+async def decide(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> Mapping[str, Answer]:
+    """An answer for each replica, in the order in which they are to be carried out."""
+    async with machinery.guarded.read() as session:
+        snapshot = await machinery.compute.read(session)
+        asks = await _asks(session, machinery, {row.deployment_id for row in waiting}, snapshot)
+        held = await holdings.by_tenant(session)
+    return await asyncio.to_thread(_decided, snapshot, waiting, asks, held)
+
+
+def _sentence(answer: Answer) -> str | None:
+    return answer.sentence if isinstance(answer, _Refused) else None
+
+
+async def _asks(
+    session: AsyncSession, machinery: Machinery, deployment_ids: set[str], snapshot: ComputeSnapshot
+) -> dict[str, _Ask | _Refused]:
+    """By deployment."""
     query = (
         select(DeploymentRow, FlavorRow, TenantRow, ModelVersionRow.details)
         .join(FlavorRow, FlavorRow.id == DeploymentRow.flavor_id)
@@ -60,42 +100,95 @@ async def _seek(
         .where(DeploymentRow.id.in_(deployment_ids))
     )
     known = await permits.permits(session, deployment_ids, machinery.clock.now())
-    answers: dict[str, _Place | str] = {}
+    asks: dict[str, _Ask | _Refused] = {}
     for deployment, flavor, tenant, details in await session.execute(query):
-        if refused := trust.refusal(machinery.launcher, tenant) or known[deployment.id].refusal():
-            answers[deployment.id] = refused
+        permit = known[deployment.id]
+        if refused := trust.refusal(machinery.launcher, tenant) or permit.refusal():
+            asks[deployment.id] = _Refused(refused)
             continue
         try:
             request = placement_request(machinery.catalog, deployment, flavor, details, snapshot)
         except NotFound as missing:
-            answers[deployment.id] = missing.detail  # the runtime, which the appliance no longer has
+            asks[deployment.id] = _Refused(missing.detail)  # the runtime, which the appliance no longer has
             continue
-        request = known[deployment.id].narrowed(request, snapshot)
-        plan = place(snapshot, request)
-        answers[deployment.id] = plan.sentence if isinstance(plan, Rejection) else _Place(request, plan)
+        asks[deployment.id] = _Ask(permit.narrowed(request, snapshot), _PRECEDENCE[Priority(tenant.priority)])
+    return asks
+
+
+def _decided(
+    snapshot: ComputeSnapshot,
+    waiting: Sequence[ReplicaRow],
+    asks: Mapping[str, _Ask | _Refused],
+    held: Mapping[str, Use],
+) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+    queue: list[Waiting] = []
+    for row in waiting:
+        ask = asks[row.deployment_id]
+        if isinstance(ask, _Refused):
+            answers[row.id] = ask
+        else:
+            one = Waiting(
+                replica_id=row.id,
+                deployment_id=row.deployment_id,
+                tenant_id=row.tenant_id,
+                precedence=ask.precedence,
+                request=ask.request,
+            )
+            queue.append(one)
+    told: dict[Hashable, _Refused] = {}
+    for outcome in plan_round(snapshot, queue, held):
+        request = outcome.waiting.request
+        if outcome.plan is not None:
+            answers[outcome.waiting.replica_id] = _Place(request, outcome.plan, _classes(snapshot, outcome.plan))
+            continue
+        if (request.needs, request.other_pools) not in told:
+            told[request.needs, request.other_pools] = _explained(outcome.snapshot, request)
+        answers[outcome.waiting.replica_id] = told[request.needs, request.other_pools]
     return answers
 
 
-async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: str) -> None:
+def _explained(snapshot: ComputeSnapshot, request: PlacementRequest) -> _Refused:
+    refused = rejection(snapshot, request)
+    return _Refused(refused.sentence, tuple(remedy.text for remedy in refused.remedies))
+
+
+def _classes(snapshot: ComputeSnapshot, plan: Plan) -> tuple[tuple[str, str], ...]:
+    node = snapshot.nodes[snapshot.positions[plan.node_id]]
+    return tuple((device.vendor, device.model) for device in node.devices if device.id in plan.device_ids)
+
+
+async def settle(machinery: Machinery, session: AsyncSession, replica_id: str, answer: Answer) -> None:
+    """Take the place, or tell why there is none, where the replica still waits and its grants still permit it."""
     replica = await session.get(ReplicaRow, replica_id)
     if replica is None or replica.state != ReplicaState.pending:
         return
+    if isinstance(answer, _Place):
+        answer = await _permitted(machinery, session, replica, answer)
+    if isinstance(answer, _Refused):
+        await _explain(machinery, session, replica, answer)
+    else:
+        await _take(machinery, session, replica, answer)
+
+
+async def _permitted(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, answer: _Place) -> Answer:
+    """The same, unless a grant was taken away since; what is permitted stays so until the transaction ends."""
     await permits.hold(session, replica.tenant_id, replica.deployment_id)
-    snapshot = await leasing.snapshot(session)
-    answers = await _seek(session, machinery, {replica.deployment_id}, snapshot)
-    found = answers[replica.deployment_id]
-    if isinstance(found, str):
-        await _explain(machinery, session, replica, found)
-        return
-    request, plan = found
+    known = await permits.permits(session, {replica.deployment_id}, machinery.clock.now())
+    refused = known[replica.deployment_id].refusal_on(answer.classes)
+    return answer if refused is None else _Refused(refused)
+
+
+async def _take(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, answer: _Place) -> None:
+    request, plan, _ = answer
     try:
-        await leasing.take(session, machinery.clock, replica_id, plan, request)
+        await leasing.take(session, machinery.clock, replica.id, plan, request)
     except PlacementLost:
         return  # a later round plans again, on what is there then
     await move(
         session,
         machinery.clock,
-        replica_id,
+        replica.id,
         ReplicaState.pending,
         ReplicaState.placed,
         deadline=PLACED_DEADLINE,
@@ -103,14 +196,29 @@ async def _place_one(machinery: Machinery, session: AsyncSession, replica_id: st
         reason="",
     )
     node = await session.get_one(NodeRow, plan.node_id)
-    where = f"placed on node {node.name}" + (f" with {len(plan.device_ids)} devices" if plan.device_ids else "")
-    note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica_id)
+    where = f"placed on node {node.name}{_with(request)}"
+    note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica.id)
 
 
-async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, sentence: str) -> None:
+def _with(request: PlacementRequest) -> str:
+    if request.is_shared:
+        return f" with {request.device_share} % of a device"
+    return f" with {request.devices} devices" if request.devices else ""
+
+
+async def _explain(machinery: Machinery, session: AsyncSession, replica: ReplicaRow, refused: _Refused) -> None:
     """Tell the reason once; it is told again only when it changes."""
-    if replica.reason == sentence:
+    if replica.reason == refused.sentence:
         return
-    changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=sentence)
+    changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=refused.sentence)
     await session.execute(changed)
-    note(session, machinery.clock, replica.service_id, Phase.placing, sentence, replica_id=replica.id)
+    detail = {"would_help": list(refused.would_help)} if refused.would_help else None
+    note(
+        session,
+        machinery.clock,
+        replica.service_id,
+        Phase.placing,
+        refused.sentence,
+        replica_id=replica.id,
+        detail=detail,
+    )

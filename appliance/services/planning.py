@@ -24,7 +24,7 @@ from tenants.work import Work
 class ServicePlan(Struct, frozen=True, kw_only=True):
     """What a service would get. `flavor_reason` is empty where the flavor was named. `counts` is what all replicas
     count against the tenant's quotas. `node` and `devices` (their models) are where the first replica would go now;
-    where it would wait, `waits` says why.
+    where it would wait, `waits` says why, and `would_help` which single changes would make room, the cheapest first.
     """
 
     model: str
@@ -40,6 +40,7 @@ class ServicePlan(Struct, frozen=True, kw_only=True):
     node: str | None = None
     devices: list[str] = []
     waits: str | None = None
+    would_help: list[str] = []
 
 
 async def plan_service(work: Work, publishing: Publishing, request: CreateService) -> ServicePlan:
@@ -74,7 +75,7 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
 def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:
     found = place(snapshot, asked)
     if isinstance(found, Rejection):
-        return replace(plan, waits=found.sentence)
+        return replace(plan, waits=found.sentence, would_help=[remedy.text for remedy in found.remedies])
     node = snapshot.nodes[snapshot.positions[found.node_id]]
     models = [device.model for device in node.devices if device.id in found.device_ids]
     return replace(plan, node=node.name, devices=models)

@@ -280,8 +280,9 @@ async def test_the_end_of_a_grant_waits_for_who_takes_a_place_by_it(stage: Stage
             locks = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             return is_sqlite or task.done() or bool(await session.scalar(locks))
 
+    answers = await placing.decide(stage.machinery, [waiting])
     async with stage.database.write() as session:
-        await placing._place_one(stage.machinery, session, waiting.id)
+        await placing.settle(stage.machinery, session, waiting.id, answers[waiting.id])
         await session.flush()
         reclaiming_ = asyncio.create_task(take_back(stage, granted.id))
         await eventually_async(lambda: stuck(reclaiming_), message="it waits, or is done")
