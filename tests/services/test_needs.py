@@ -184,7 +184,7 @@ def test_on_a_share_of_a_device_the_engine_is_kept_within_it() -> None:
     assert with_devices(VLLM, [], 1, device_share=50) == ("--gpu-memory-utilization=0.46",)
     assert with_devices(VLLM, ["--gpu-memory-utilization=0.3"], 1, device_share=50) == ("--gpu-memory-utilization=0.3",)
     assert found("--gpu-memory-utilization=0.3", share=50).share == 0.6
-    with pytest.raises(ArgumentRefused, match="--gpu-memory-utilization can be 0.5 at most"):
+    with pytest.raises(ArgumentRefused, match=r"--gpu-memory-utilization can be 0\.5 at most"):
         found("--gpu-memory-utilization=0.9", share=50)
 
 
