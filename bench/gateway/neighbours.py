@@ -158,13 +158,13 @@ def _round(target: Target, seconds: float) -> dict[str, Open]:
         paced(target, clients, body, rate=RATE, seconds=_WARM_S)
         took = {"alone": paced(target, clients, body, rate=RATE, seconds=seconds)}
         for kind in KINDS:
-            with _beside(kind, target):
+            with beside(kind, target):
                 took[kind] = paced(target, clients, body, rate=RATE, seconds=seconds)
     return took
 
 
 @contextmanager
-def _beside(kind: str, target: Target) -> Iterator[None]:
+def beside(kind: str, target: Target) -> Iterator[None]:
     command = [sys.executable, "-m", "bench.gateway.neighbours", "--be", kind]
     command += ["--port", str(target.port), "--key", target.key]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
