@@ -110,4 +110,4 @@ def move(name: str, pool: str | None, connection: Connection, *, as_json: bool, 
     show_object(connection.patch(KIND.one(name), {"pool": pool}), as_json=as_json)
 
 
-add_maintenance(device, KIND, "ID")
+add_maintenance(device, KIND, "ID", lambda item: len(item["leases"]))

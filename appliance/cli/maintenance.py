@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
 import click
 
 from appliance.cli.connection import Connection
 from appliance.cli.effects import show_effects
-from appliance.cli.options import client_command
-from appliance.cli.output import show_object
+from appliance.cli.errors import CommandFailed
+from appliance.cli.options import client_command, timeout_option
+from appliance.cli.output import show_object, tell
 from appliance.cli.resources import Kind
 
+_PAUSE_S: Final = 0.5
 label_option = click.option(
     "--label", "labels", metavar="KEY=VALUE", multiple=True, help="repeat it for each; all together replace what was"
 )
@@ -17,8 +23,8 @@ with_label_option = click.option("--label", metavar="KEY=VALUE", multiple=True, 
 _reason = click.option("--reason", required=True, help="why; shown to everyone who asks why nothing is placed there")
 
 
-def add_maintenance(group: click.Group, kind: Kind, metavar: str) -> None:
-    """`metavar`: what an object is called by, `NAME` or `ID`."""
+def add_maintenance(group: click.Group, kind: Kind, metavar: str, holders: Callable[[Mapping[str, Any]], int]) -> None:
+    """`metavar`: what an object is called by, `NAME` or `ID`; `holders` counts the replicas on one."""
 
     @group.command("cordon", help=f"Place nothing new on a {kind.noun}; what runs there stays. Ends a drain.")
     @click.argument("name", metavar=metavar)
@@ -30,9 +36,14 @@ def add_maintenance(group: click.Group, kind: Kind, metavar: str) -> None:
     @group.command("drain", help=f"Place nothing new on a {kind.noun}, and move what runs there elsewhere.")
     @click.argument("name", metavar=metavar)
     @_reason
+    @click.option("--wait", is_flag=True, help="until nothing runs there")
+    @timeout_option
     @client_command
-    def drain(name: str, connection: Connection, *, as_json: bool, reason: str) -> None:
-        show_object(connection.post(f"{kind.one(name)}/drain", {"reason": reason}), as_json=as_json)
+    def drain(name: str, connection: Connection, *, as_json: bool, reason: str, wait: bool, timeout: float) -> None:
+        drained = connection.post(f"{kind.one(name)}/drain", {"reason": reason})
+        if wait:
+            drained = until_empty(connection, kind.one(name), holders, timeout_s=timeout)
+        show_object(drained, as_json=as_json)
 
     @group.command("uncordon", help=f"Open a {kind.noun} that was cordoned or drained.")
     @click.argument("name", metavar=metavar)
@@ -45,6 +56,27 @@ def add_maintenance(group: click.Group, kind: Kind, metavar: str) -> None:
     @client_command
     def preview(name: str, connection: Connection, *, as_json: bool) -> None:
         show_effects(connection.get(f"{kind.one(name)}/maintenance-preview"), as_json=as_json)
+
+
+def until_empty(
+    connection: Connection, path: str, holders: Callable[[Mapping[str, Any]], int], *, timeout_s: float
+) -> dict[str, Any]:
+    """Wait until no replica is on the node or device; `CommandFailed` when time is up, or someone ended the drain."""
+    deadline = time.monotonic() + timeout_s
+    told = -1
+    while True:
+        item: dict[str, Any] = connection.get(path)
+        left = holders(item)
+        if left == 0:
+            return item
+        if not (item["cordon"] or {}).get("draining"):
+            raise CommandFailed(f"somebody ended the drain with {left} replicas left")
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"{left} replicas are left after {timeout_s:.0f} s; the drain goes on")
+        if left != told:
+            tell(f"{left} replicas are left")
+            told = left
+        time.sleep(_PAUSE_S)
 
 
 def disposition(item: dict[str, object]) -> str:

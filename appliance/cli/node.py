@@ -81,4 +81,4 @@ def label(name: str, connection: Connection, *, as_json: bool, labels: tuple[str
     show_object(connection.patch(KIND.one(name), {"labels": labels_of(labels) or {}}), as_json=as_json)
 
 
-add_maintenance(node, KIND, "NAME")
+add_maintenance(node, KIND, "NAME", lambda item: int(item["replicas"]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.conftest import CommandLine, rows
+from tests.support.models import write_tiny_model
 from tests.support.ports import free_port
 
 
@@ -73,9 +75,28 @@ def test_maintenance(platform: CommandLine):
     assert "cordoned  new firmware" in platform.ok("node", "list")
     assert "--reason" in platform.fails("node", "drain", name, status=2)
     assert platform.json("node", "drain", name, "--reason", "new disks")["cordon"]["draining"] is True
+    assert platform.json("node", "list", "--label", "rack=A1") == []
     assert platform.json("node", "uncordon", name)["cordon"] is None
     missing = "dev_00000000000000000000"
     for command in (("cordon", "--reason", "x"), ("drain", "--reason", "x"), ("uncordon",), ("preview",)):
         assert missing in platform.fails("device", command[0], missing, *command[1:])
     assert missing in platform.fails("device", "move", missing, "default")
     assert "give a POOL, or --back" in platform.fails("device", "move", missing, status=2)
+
+
+def test_a_drain_is_waited_for(platform: CommandLine):
+    platform.ok("tenant", "create", "moving")
+    tenant = CommandLine(platform.appliance, "moving")
+    folder = write_tiny_model(platform.appliance.models / "moving", seed=5)
+    tenant.ok("model", "import", "tiny", "--from", str(folder))
+    tenant.ok("service", "create", "chat", "--model", "tiny", "--runtime", "light", "--wait")
+    name = platform.json("node", "list")[0]["name"]
+    before = platform.ok("node", "preview", name)
+    assert "moving" in before
+    assert "to be drained" in before
+    drained = platform.appliance.cli("node", "drain", name, "--reason", "new disks", "--wait", "--json")
+    assert drained.returncode == 0, drained.stderr
+    assert json.loads(drained.stdout)["replicas"] == 0
+    assert "replicas are left" in drained.stderr
+    platform.ok("node", "uncordon", name)
+    tenant.ok("service", "delete", "chat", "--wait")
