@@ -1,6 +1,7 @@
-"""What a launch needs on its node first: the image, pulled where it is missing, and the model's files, read once.
+"""What a launch needs on its node first: the image, pulled where it is missing, the model's files, read once, and its
+turn on a device that it shares.
 
-Both may take minutes. Each is a phase that is told with its progress; while there is any, the replica's deadline moves
+Each may take minutes. Each is a phase that is told with its progress; while there is any, the replica's deadline moves
 on. A replica that is not to start any more is noticed at the next word, and the work is given up.
 """
 
@@ -15,6 +16,7 @@ from typing import Final
 from sqlalchemy import update
 
 from appliance.kernel.progress import Progress
+from appliance.services import turns
 from appliance.services.errors import PreparationStalled
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
@@ -48,6 +50,12 @@ async def prepare(machinery: Machinery, replica_id: str) -> None:
         message = "comparing the model's files with their checksums"
         verify = partial(machinery.model_verifier.verify, subject.version_id)
         await _Phase(machinery, subject, Phase.verifying_model, message).run(verify)
+    async with machinery.guarded.read() as session:
+        is_turn = await turns.is_turn(session, replica_id)
+    if not is_turn:
+        message = "another replica's engine loads on the same device; they start one after another"
+        wait = partial(turns.until_turn, machinery, replica_id)
+        await _Phase(machinery, subject, Phase.waiting_for_device, message).run(wait)
 
 
 async def _subject(machinery: Machinery, replica_id: str) -> _Subject:

@@ -46,6 +46,7 @@ class Phase(StrEnum):
     placed = "placed"
     pulling_image = "pulling_image"
     verifying_model = "verifying_model"
+    waiting_for_device = "waiting_for_device"
     launching = "launching"
     loading_weights = "loading_weights"
     warming_up = "warming_up"

@@ -143,23 +143,26 @@ async def test_a_device_that_fell_ill_since_the_plan_is_not_leased(database: Dat
 
 
 async def test_many_race_for_few_devices(database: Database, clock: ManualClock) -> None:
-    """Each of 60 replicas plans on its own snapshot and tries until it has a place or there is none."""
+    """Each of 200 replicas plans on its own snapshot and tries until it has a place or there is none; as many at once
+    as there are connections to the database.
+    """
     request = wanted(await furnished(database, clock, devices=8))
+    connections = asyncio.Semaphore(10)
 
     async def place_one(number: int) -> bool:
         while True:
-            async with database.read() as session:
+            async with connections, database.read() as session:
                 found = place(await leasing.snapshot(session), request)
             if not isinstance(found, Plan):
                 return False
             try:
-                async with database.write() as session:
+                async with connections, database.write() as session:
                     await leasing.take(session, clock, f"rpl_{number}", found, request)
             except PlacementLost:
                 continue
             return True
 
-    placed = await asyncio.gather(*(place_one(number) for number in range(60)))
+    placed = await asyncio.gather(*(place_one(number) for number in range(200)))
     assert sum(placed) == 8
     async with database.read() as session:
         holders = (await session.scalars(select(DeviceLeaseRow.replica_id))).all()

@@ -241,7 +241,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
     async def facts_of(_: str) -> VersionFacts:
         return TINY
 
-    catalog = Catalog([light(folder / "light", f'{LIGHT}\n[sizing]\nreport = "vllm"\n')])
+    catalog = Catalog([light(folder / "light", f'{LIGHT}\n[sizing]\nreport = "vllm"\nshare_argument = "--share"\n')])
     launcher, publisher, workers, verifier = MemoryLauncher(clock), Publisher(), Workers(), Verifier()
 
     async def model_folder(*_: object) -> Path:
