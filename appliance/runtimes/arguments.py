@@ -56,7 +56,7 @@ def with_devices(
     args: Sequence[str],
     devices: int,
     *,
-    device_share: int = 100,
+    device_share: float = 100,
     cache_bytes: int | None = None,
 ) -> tuple[str, ...]:
     """`args` with what they leave open: the model is split over all `devices`, and of a device that is shared the

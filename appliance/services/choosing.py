@@ -18,6 +18,7 @@ from gpu.tables import FlavorRow, PoolRow
 from tenants import entitlements
 from tenants.grant_schemas import GrantKind
 from tenants.scope import TenantScope
+from tenants.work import Work
 
 DEFAULT_POOL = "default"
 
@@ -31,12 +32,18 @@ class Choice:
     needs: Needs
 
 
-async def choose_flavor(session: AsyncSession, wanted: str | None, pool: PoolRow, fit: Fit, facts: Facts) -> Fitted:
-    """The flavor by name or id, with runtime and needs; without one, the suggestion of `sizing` for the pool."""
+async def choose_flavor(work: Work, wanted: str | None, pool: PoolRow, fit: Fit, facts: Facts) -> Fitted:
+    """The flavor by name or id, with runtime and needs; without one, the suggestion of `sizing` for what the tenant may
+    use of the pool.
+    """
+    session, tenant_id = work.session, work.scope.one()
     size = FlavorRow.devices * FlavorRow.device_share
     flavors = (await session.scalars(select(FlavorRow).order_by(size, FlavorRow.memory_bytes, FlavorRow.id))).all()
     if wanted is None and flavors:
-        return smallest(flavors, await stock_of(session, pool.id), fit, facts, pool.name)
+        entitlement = (await entitlements.load(session, {tenant_id}, work.now()))[tenant_id]
+        stock = await stock_of(session, pool.id)
+        refused = entitlement.excluded({(each.vendor, each.model) for each in stock})
+        return smallest(flavors, [each for each in stock if each.model not in refused], fit, facts, pool.name)
     for flavor in flavors:
         if wanted in (flavor.name, flavor.id):
             return fit(flavor)

@@ -151,7 +151,7 @@ async def choose(work: Work, publishing: Publishing, request: CreateService, mod
         )
         return Fitted(flavor, runtime, needs(asked, facts, corrections.get(runtime.name, NONE)))
 
-    flavor, runtime, found = await choose_flavor(session, request.flavor, pool, fit, facts)
+    flavor, runtime, found = await choose_flavor(work, request.flavor, pool, fit, facts)
     arguments.check_env(runtime, request.env)
     image = await choose_image(session, runtime, publishing.launcher.name, request.image)
     return Choice(runtime, flavor, pool, image, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -12,6 +13,7 @@ from appliance.kernel.errors import ApplianceError, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
 from appliance.runtimes.arguments import with_devices
 from appliance.runtimes.rendering import render
+from appliance.runtimes.spec import RuntimeSpec
 from appliance.services import failing, preparing, trust
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
@@ -20,6 +22,8 @@ from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from appliance.services.transitions import move
 from gpu import leasing
+from gpu.snapshot import DeviceView
+from gpu.states import WHOLE
 from gpu.tables import FlavorRow
 
 
@@ -73,7 +77,7 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
             runtime,
             deployment.args,
             deployment.devices,
-            device_share=flavor.device_share,
+            device_share=_share(runtime, flavor, devices),
             cache_bytes=_cache_bytes(deployment),
         ),
         env=deployment.env,
@@ -102,6 +106,16 @@ async def _specify(machinery: Machinery, session: AsyncSession, replica_id: str)
         ),
     )
     return spec, runtime.start_timeout_s
+
+
+def _share(runtime: RuntimeSpec, flavor: FlavorRow, devices: Sequence[DeviceView]) -> float:
+    """Percent of each device that the engine may count on: one that takes a part of the whole would not start where
+    someone else's process holds some of it.
+    """
+    if runtime.sizing.share_argument is None or flavor.device_share < WHOLE:
+        return flavor.device_share
+    left = (WHOLE * (device.memory_bytes - device.memory_foreign) / device.memory_bytes for device in devices)
+    return min(left, default=WHOLE)
 
 
 def _cache_bytes(deployment: DeploymentRow) -> int | None:

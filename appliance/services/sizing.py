@@ -98,7 +98,7 @@ def smallest(flavors: Sequence[FlavorRow], stock: Sequence[Stock], fit: Fit, fac
     `flavors` begins with the smallest.
     """
     if not stock:
-        return _because(fit(flavors[0]), f"the smallest flavor: pool {pool} has no devices")
+        return _because(fit(flavors[0]), f"the smallest flavor: pool {pool} has no devices that the tenant may use")
     known = guide_of(facts)
     with_devices = [flavor for flavor in flavors if flavor.devices]
     fitted, is_served = _fitted(with_devices, fit)

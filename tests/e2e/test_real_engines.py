@@ -18,7 +18,7 @@ from appliance.runtimes import environments
 from appliance.runtimes.catalog import Catalog
 from tests.images.engines import demo_model
 from tests.support import postgres
-from tests.support.appliance import Appliance, Tenant, running
+from tests.support.appliance import Appliance, Tenant, done, running
 from tests.support.docker import require_image
 from tests.support.environments import environments_folder
 from tests.support.requirements import Requirement, unavailable
@@ -27,6 +27,7 @@ from tests.support.waiting import eventually
 QUESTIONS = Path(__file__).parents[2] / "images" / "demo-model" / "questions.json"
 ASKED = 6
 LOADING_S = 240.0
+CACHE_BYTES = 256 << 20
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
@@ -65,7 +66,8 @@ def appliance(combination: Combination, request: pytest.FixtureRequest) -> Itera
 def test_memorised_answers_come_back_exactly(appliance: Appliance, combination: Combination) -> None:
     tenant = Tenant.named(appliance, "demo")
     tenant.import_model("demo", demo_model())
-    tenant.publish("chat", model="demo", runtime=combination.runtime)
+    args = [f"--kv-cache-memory-bytes={CACHE_BYTES}"]
+    tenant.publish("chat", model="demo", runtime=combination.runtime, args=args)
     service = tenant.until("chat", "ready", LOADING_S)
     client = openai.OpenAI(base_url=service["url"], api_key=tenant.key(), max_retries=0)
     eventually(lambda: client.models.list().data, 5, ignoring=(openai.AuthenticationError,))
@@ -73,7 +75,18 @@ def test_memorised_answers_come_back_exactly(appliance: Appliance, combination: 
     for pair in pairs[:: len(pairs) // ASKED]:
         assert _ask(client, pair["question"]) == pair["answer"]
         assert _ask_streamed(client, pair["question"]) == pair["answer"]
+    _check_the_report(tenant, combination.runtime)
     assert not appliance.violations()
+
+
+def _check_the_report(tenant: Tenant, runtime: str) -> None:
+    """What vLLM told of its cache is what was estimated; the other engine tells nothing, and corrects nothing."""
+    told = done(tenant.client.get("models/demo/versions/main/estimate", params={"context": 64}))["corrections"]
+    if runtime == "vllm":
+        assert told["vllm"]["cache_starts"] == 1
+        assert told["vllm"]["cache"] == pytest.approx(1, abs=0.01)
+    else:
+        assert told == {}
 
 
 def _launcher(combination: Combination, request: pytest.FixtureRequest) -> dict[str, str]:

@@ -183,6 +183,7 @@ def test_on_a_share_of_a_device_the_engine_is_kept_within_it() -> None:
     assert half.device_memory_bytes == whole.device_memory_bytes  # of what it gets, whatever that is of
     assert with_devices(VLLM, [], 1, device_share=50) == ("--gpu-memory-utilization=0.46",)
     assert with_devices(VLLM, ["--gpu-memory-utilization=0.3"], 1, device_share=50) == ("--gpu-memory-utilization=0.3",)
+    assert with_devices(VLLM, [], 1, device_share=87.5) == ("--gpu-memory-utilization=0.805",)
     assert found("--gpu-memory-utilization=0.3", share=50).share == 0.6
     with pytest.raises(ArgumentRefused, match=r"--gpu-memory-utilization can be 0\.5 at most"):
         found("--gpu-memory-utilization=0.9", share=50)

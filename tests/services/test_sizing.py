@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from appliance.kernel.ids import new_id
 from appliance.models.estimation import VersionFacts
 from appliance.runtimes.errors import CombinationRefused
 from appliance.services.needs import Asked, needs
@@ -14,6 +15,8 @@ from gpu.estimate.correction import NONE
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.weights import TensorFact
 from gpu.tables import FlavorRow
+from tenants.grant_schemas import GrantKind
+from tenants.grant_tables import GrantRow
 from tests.gpu.checkpoints import LLAMA2_7B, LLAMA3_70B, dense
 from tests.services.stage import Stage
 from tests.services.test_needs import VLLM
@@ -66,7 +69,7 @@ def test_the_guide(billions: float, least: int, most: int) -> None:
 
 
 def test_without_devices_it_is_the_smallest_flavor() -> None:
-    assert chosen([], SEVEN) == ("cpu", "the smallest flavor: pool default has no devices")
+    assert chosen([], SEVEN) == ("cpu", "the smallest flavor: pool default has no devices that the tenant may use")
 
 
 def test_the_estimate_improves_the_guide() -> None:
@@ -119,3 +122,20 @@ async def test_a_service_without_a_flavor_says_why_it_got_its_own(stage: Stage) 
     deployment = await stage.deployment(service_id)
     assert deployment.flavor_name == "gpu"
     assert deployment.needs["reason"].startswith("the smallest flavor that suffices: a device needs")
+
+
+async def test_devices_that_the_tenant_may_not_use_are_none_of_the_pool_s(stage: Stage) -> None:
+    async with stage.database.write() as session:
+        session.add(
+            GrantRow(
+                id=new_id("grt"),
+                tenant_id=stage.tenant_id,
+                kind=GrantKind.device_class.value,
+                device_class="nvidia/L4",
+                created_by="admin",
+                created_at=stage.clock.now(),
+            )
+        )
+    deployment = await stage.deployment(await stage.create(flavor=None))
+    assert deployment.flavor_name == "small"
+    assert deployment.needs["reason"] == "the smallest flavor: pool default has no devices that the tenant may use"
