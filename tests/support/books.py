@@ -54,7 +54,7 @@ def _ledger(appliance: Appliance, service_id: str) -> dict[str, int]:
 
 def _settled(appliance: Appliance, tenant: Tenant, requests: Sequence[Asked], ledger: dict[str, int]) -> list[Record]:
     """All records once every request that an engine saw or a client had an answer to is among them; none before."""
-    records = _records(tenant)
+    records = every_record(tenant)
     recorded = {record["request_id"] for record in records}
     answered = {asked.id for asked in requests if asked.status}
     spooled = [
@@ -66,7 +66,7 @@ def _settled(appliance: Appliance, tenant: Tenant, requests: Sequence[Asked], le
     return records if complete else []
 
 
-def _records(tenant: Tenant) -> list[Record]:
+def every_record(tenant: Tenant) -> list[Record]:
     records: list[Record] = []
     cursor: str | None = None
     while True:
