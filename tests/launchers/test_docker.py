@@ -1,6 +1,8 @@
 """What only the Docker launcher promises: how closed a container is, what is not ours, and a daemon in trouble."""
 
+import os
 import signal
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -13,6 +15,7 @@ from docker.errors import APIError
 from msgspec import structs
 
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec, ReplicaState
+from appliance.launchers.devices import COREX_HOME
 from appliance.launchers.docker.launcher import DockerLauncher
 from appliance.launchers.docker.settings import DockerSettings
 from appliance.launchers.errors import ImageMissing, LauncherUnavailable, ReplicaUnknown, StartRefused
@@ -20,8 +23,12 @@ from tests.launchers.daemon import Daemon, tree_of
 from tests.launchers.workbench import BY_KILL, Workbench, ended_by, one
 from tests.support.docker import BUSYBOX_IMAGE
 from tests.support.processes import eventually_async
+from tests.support.requirements import Requirement, unavailable
 
 pytestmark = pytest.mark.docker
+
+ALWAYS = {f"./{name}" for name in ("full", "null", "pts/ptmx", "random", "tty", "urandom", "zero")}
+"""The devices that Docker makes for every container."""
 
 
 @pytest.fixture
@@ -281,7 +288,41 @@ async def test_a_container_sees_no_device_of_the_host(docker_bench: Workbench) -
     await docker_bench.launcher().start(spec)
     await docker_bench.exited(spec.replica_id)
     seen = set(await docker_bench.launcher().logs(spec.replica_id))
-    assert seen == {"./full", "./null", "./pts/ptmx", "./random", "./tty", "./urandom", "./zero"}
+    assert seen == ALWAYS
+
+
+@pytest.fixture
+def corex() -> Iterator[tuple[DeviceGrant, ...]]:
+    """Two devices of which one is granted: nodes that lead nowhere, and the folder that engines read."""
+    if os.geteuid() or Path("/dev/itrctl").exists():
+        unavailable(Requirement.DOCKER, "device nodes can be made by root alone, where there are none of that vendor")
+    nodes, folder = [Path(f"/dev/{name}") for name in ("iluvatar240", "iluvatar241", "itrctl")], Path(COREX_HOME)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for node in nodes:
+            os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        yield (DeviceGrant(vendor="iluvatar", uuid="GPU-c", index=3, minor=240),)
+    finally:
+        for node in nodes:
+            node.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+
+
+async def test_a_container_sees_the_devices_of_its_replica_alone(
+    docker_bench: Workbench, corex: tuple[DeviceGrant, ...]
+) -> None:
+    probe = (
+        "cd /dev && find . -type c -o -type b | sort; echo $IX_VISIBLE_DEVICES $NVIDIA_VISIBLE_DEVICES;"
+        f"(echo > {COREX_HOME}/x) 2>/dev/null && echo written"
+    )
+    spec = docker_bench.spec(probe, devices=corex)
+    await docker_bench.launcher().start(spec)
+    await docker_bench.exited(spec.replica_id)
+    *seen, environ = await docker_bench.launcher().logs(spec.replica_id)
+    assert set(seen) == ALWAYS | {"./iluvatar240", "./itrctl"}
+    assert environ == "3 void"
 
 
 async def test_nvidia_devices_need_a_toolkit_that_is_known_to_be_safe(docker_bench: Workbench) -> None:
