@@ -31,16 +31,8 @@ DEVICES: Final[Columns] = (
     ("STATE", "shown_state"),
     ("HELD BY", "held_by"),
 )
-POINTS: Final[Columns] = (
-    ("AT", "at"),
-    ("UTIL", "utilisation"),
-    ("PEAK", "utilisation_peak"),
-    ("USED", "memory_used"),
-    ("CLAIMED", "memory_claimed"),
-    ("FOREIGN", "memory_foreign"),
-    ("TEMP", "temperature"),
-    ("POWER", "power"),
-)
+UNITS: Final = {"percent": "%", "celsius": "C", "watts": "W", "devices": "", "replicas": ""}
+"""What is written behind a number; bytes are written as people do."""
 
 
 @click.group(help="Devices as they are now, and their history.")
@@ -70,18 +62,59 @@ def top(connection: Connection, *, as_json: bool, node: str | None, pool: str | 
 
 
 @gpu.command("history")
-@click.argument("device_id", metavar="DEVICE")
+@click.argument("device_id", metavar="[DEVICE]", required=False)
+@click.option("--node", help="all devices of this node together, instead of one")
+@click.option("--platform", "of_platform", is_flag=True, help="how many are leased and free, and how fragmented")
+@click.option("--held", "of_tenant", is_flag=True, help="what the tenant's replicas held")
 @click.option("--step", type=click.IntRange(1, 86_400), help="seconds that one line is of [default: chosen]")
 @click.option("--until", type=AGO, help="before then: an instant, or a time ago such as 12h [default: now]")
 @click.option("--since", type=AGO, help="from then on: an instant, or a time ago such as 7d [default: 1h]")
 @client_command
-def history(connection: Connection, *, as_json: bool, device_id: str, **filters: Any) -> None:
-    """Show how a device was used: averages of each step, and the highest utilisation within it."""
-    found = connection.get(f"telemetry/devices/{segment(device_id)}", **filters)
+def history(
+    connection: Connection,
+    *,
+    as_json: bool,
+    device_id: str | None,
+    node: str | None,
+    of_platform: bool,
+    of_tenant: bool,
+    **filters: Any,
+) -> None:
+    """Show how DEVICE was used: averages of each step, and of utilisation the highest within it."""
+    chosen = {
+        f"devices/{segment(device_id or '')}": device_id is not None,
+        f"nodes/{segment(node or '')}": node is not None,
+        "platform": of_platform,
+        "tenant": of_tenant,
+    }
+    paths = [path for path, is_chosen in chosen.items() if is_chosen]
+    if len(paths) != 1:
+        raise click.UsageError("name one of: a device, --node, --platform, --held")
+    found = connection.get(f"telemetry/{paths[0]}", **filters)
     if as_json:
         show_json(found)
         return
-    show_list(list(_points(found)), POINTS, as_json=False)
+    show_list(*lines(found), as_json=False)
+
+
+def lines(found: dict[str, Any]) -> tuple[list[dict[str, str]], Columns]:
+    """A history as the rows of a table and its columns."""
+    rows = [{"at": at} for at in found["times"]]
+    columns = [("AT", "at")]
+    for gauge in found["gauges"]:
+        kinds = ("mean", "peak") if gauge["name"] == "utilisation" else ("mean",)
+        for kind in kinds:
+            member = f"{gauge['name']}_{kind}"
+            columns.append((gauge["name"].replace("_", " ").upper() if kind == "mean" else "PEAK", member))
+            for row, value in zip(rows, gauge[kind], strict=True):
+                row[member] = _with_unit(value, gauge["unit"])
+    return rows, columns
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    if unit == "bytes":
+        return _size(value)
+    return "-" if value is None else f"{value:.4g}{UNITS[unit]}"
 
 
 def screen(items: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -115,20 +148,6 @@ def _row(item: dict[str, Any]) -> dict[str, Any]:
 def _holder(holder: dict[str, Any]) -> str:
     share = f" {holder['share']}%" if holder["share"] < WHOLE else ""
     return f"{holder['tenant']}/{holder['service']}/{holder['replica_id']}{share}"
-
-
-def _points(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    gauges = {gauge["name"]: gauge for gauge in found["gauges"]}
-    for number, at in enumerate(found["times"]):
-        means = {name: gauge["mean"][number] for name, gauge in gauges.items()}
-        yield {
-            "at": at,
-            "utilisation": _measured(means["utilisation"], "{:.0f}%"),
-            "utilisation_peak": _measured(gauges["utilisation"]["peak"][number], "{:.0f}%"),
-            "temperature": _measured(means["temperature"], "{:.0f}C"),
-            "power": _measured(means["power"], "{:.0f}W"),
-            **{name: _size(means[name]) for name in ("memory_used", "memory_claimed", "memory_foreign")},
-        }
 
 
 def _measured(value: float | None, form: str) -> str:

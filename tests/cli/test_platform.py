@@ -176,6 +176,15 @@ def test_watching_devices(platform: CommandLine):
     assert told.endswith("no devices\n")
     assert "not-found" in platform.fails("gpu", "top", "--once", "--node", "nowhere")
     assert "not-found" in platform.fails("gpu", "history", "dev_nowhere", "--since", "2h")
+    assert "name one of" in platform.fails("gpu", "history", "--node", "n1", "--platform", status=2)
+    assert {"free", "fragmentation"} <= {
+        each["name"] for each in platform.json("gpu", "history", "--platform")["gauges"]
+    }
+    (node,) = platform.json("node", "list")
+    assert platform.json("gpu", "history", "--node", node["name"])["times"] == []
+    platform.ok("tenant", "create", "watched")
+    held = platform.json("gpu", "history", "--held", "--tenant", "watched", "--since", "10m")
+    assert [each["name"] for each in held["gauges"]] == ["devices", "memory_claimed", "replicas"]
     (total,) = platform.json("usage", "devices", "--since", "1d")["items"]
     assert total["device_seconds"] == 0
     assert "DEVICE SECONDS" in platform.ok("usage", "devices")

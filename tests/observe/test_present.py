@@ -2,7 +2,7 @@
 
 from msgspec import to_builtins
 
-from appliance.cli.gpu import screen
+from appliance.cli.gpu import lines, screen
 from appliance.kernel.pagination import PageRequest
 from appliance.observe.present import DevicePresent, list_present
 from appliance.services.states import ServiceState
@@ -60,3 +60,17 @@ async def test_what_is_stale_simulated_or_cordoned_says_so(stage: Stage) -> None
 
 def test_without_devices_it_says_so() -> None:
     assert shown([])[-1] == "no devices"
+
+
+def test_a_history_is_a_table_of_its_gauges() -> None:
+    gauges = [
+        {"name": "utilisation", "unit": "percent", "mean": [12.5, None], "peak": [80, None]},
+        {"name": "memory_used", "unit": "bytes", "mean": [3 * GIB, None], "peak": [None, None]},
+        {"name": "replicas", "unit": "replicas", "mean": [1234, 2], "peak": [1234, 2]},
+    ]
+    rows, columns = lines({"times": ["12:00", "12:01"], "gauges": gauges})
+    assert [heading for heading, _ in columns] == ["AT", "UTILISATION", "PEAK", "MEMORY USED", "REPLICAS"]
+    assert [[row[member] for _, member in columns] for row in rows] == [
+        ["12:00", "12.5%", "80%", "3.0 GiB", "1234"],
+        ["12:01", "-", "-", "-", "2"],
+    ]
