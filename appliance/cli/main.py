@@ -21,6 +21,7 @@ _COMMANDS = {
     "budget": ("appliance.cli.budget", "Token budgets of keys, services and tenants."),
     "usage": ("appliance.cli.usage", "Tokens, requests and latencies."),
     "tenant": ("appliance.cli.tenant", "Tenants and their quotas."),
+    "quota": ("appliance.cli.quota", "Counted limits of tenants and of the platform, with their use."),
     "member": ("appliance.cli.member", "Who belongs to a tenant, in which role."),
     "user": ("appliance.cli.user", "The users of the platform."),
     "gateway": ("appliance.cli.gateway", "Gateways and their ports."),

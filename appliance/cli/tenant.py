@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from appliance.cli.connection import Connection, segment
+from appliance.cli.connection import Connection
 from appliance.cli.limits import limit_options, merged, take_limits
 from appliance.cli.options import client_command, given, require_change
 from appliance.cli.output import show_list, show_object
+from appliance.cli.quota import quota
 from appliance.cli.resources import Kind, add_delete, add_list, add_show
-from appliance.cli.sizes import SIZE, readable
 
 KIND = Kind(
     "tenant",
@@ -25,7 +25,6 @@ KIND = Kind(
         ("ID", "id"),
     ),
 )
-QUOTA_COLUMNS = (("RESOURCE", "resource"), ("USED", "used"), ("LIMIT", "limit"))
 LIMIT_COLUMNS = (
     ("KIND", "kind"),
     ("NAME", "name"),
@@ -36,7 +35,6 @@ LIMIT_COLUMNS = (
     ("AT ONCE", "limits.concurrent_requests"),
     ("ID", "id"),
 )
-PLATFORM = "platform"
 
 
 @click.group(help="Tenants and their quotas.")
@@ -108,41 +106,4 @@ def limits_(connection: Connection, *, as_json: bool) -> None:
         show_list(report["items"], LIMIT_COLUMNS, as_json=False)
 
 
-@tenant.group(help="Limits of a tenant, or of the platform (TENANT `platform`).")
-def quota() -> None: ...
-
-
-def _choose(connection: Connection, name: str) -> None:
-    if name == PLATFORM:
-        connection.choose_platform()
-    else:
-        connection.choose_tenant(name)
-
-
-@quota.command("show")
-@click.argument("tenant_name", metavar="TENANT")
-@client_command
-def show_quotas(tenant_name: str, connection: Connection, *, as_json: bool) -> None:
-    """Show what is used of each limit."""
-    _choose(connection, tenant_name)
-    quotas = connection.get("quotas")["items"]
-    show_list(quotas if as_json else map(_sized, quotas), QUOTA_COLUMNS, as_json=as_json)
-
-
-def _sized(quota: dict[str, Any]) -> dict[str, Any]:
-    if not quota["resource"].endswith("_bytes"):
-        return quota
-    return quota | {member: readable(quota[member]) for member in ("used", "limit")}
-
-
-@quota.command("set")
-@click.argument("tenant_name", metavar="TENANT")
-@click.argument("resource")
-@click.argument("limit", type=SIZE)
-@client_command
-def set_quota(tenant_name: str, resource: str, limit: int, connection: Connection, *, as_json: bool) -> None:
-    """Set the LIMIT of a RESOURCE: services, replicas, devices, device_memory_bytes, cpu_millis (thousandths of a CPU),
-    memory_bytes, storage_bytes or keys. A size may be written as 512GiB.
-    """
-    _choose(connection, tenant_name)
-    show_object(connection.put(f"quotas/{segment(resource)}", {"limit": limit}), as_json=as_json)
+tenant.add_command(quota)
