@@ -104,10 +104,15 @@ async def show_device(session: AsyncSession, row: DeviceRow) -> Device:
     return (await _devices(session, _device_query().where(DeviceRow.id == row.id)))[0]
 
 
-async def device_kinds(session: AsyncSession) -> list[DeviceKind]:
-    """Of all nodes, each once."""
-    query = select(DeviceRow.vendor, DeviceRow.model, DeviceRow.compute_capability).distinct().order_by(DeviceRow.model)
-    rows = await session.execute(query)
+async def device_kinds(session: AsyncSession, usable: ColumnElement[bool] = EVERY) -> list[DeviceKind]:
+    """Of the pools that are `usable` for who asks, each once."""
+    query = (
+        select(DeviceRow.vendor, DeviceRow.model, DeviceRow.compute_capability)
+        .join(NodeRow, NodeRow.id == DeviceRow.node_id)
+        .join(PoolRow, PoolRow.id == func.coalesce(DeviceRow.pool_id, NodeRow.pool_id))
+        .where(usable)
+    )
+    rows = await session.execute(query.distinct().order_by(DeviceRow.model, DeviceRow.vendor))
     return [DeviceKind(vendor, model, capability) for vendor, model, capability in rows]
 
 

@@ -189,9 +189,8 @@ class _Burden(NamedTuple):
 def _evictions(node: NodeView, request: PlacementRequest) -> Iterator[tuple[str, ...]]:
     """For each group of equal devices that could do: the replicas to stop, those that free many devices first."""
     for devices in _admissible(node, request).values():
-        suitable = [
-            device for device in devices if _empty(device).usable(request.device_share) >= request.device_memory_bytes
-        ]
+        least = max(1, request.device_memory_bytes)
+        suitable = [device for device in devices if _empty(device).usable(request.device_share) >= least]
         if len(suitable) < request.devices:
             continue
         gone: set[str] = set()

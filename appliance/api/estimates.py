@@ -22,6 +22,9 @@ from appliance.services.sizing import guide_of
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Workload
 from gpu.queries import device_kinds
+from gpu.tables import PoolRow
+from tenants import entitlements
+from tenants.grant_schemas import GrantKind
 from tenants.permissions import Permission
 from tenants.work import Work
 
@@ -76,7 +79,8 @@ async def estimate_memory(
     if not can(VersionState(found.state), VersionAction.deploy):
         raise VersionNotReady(f"version {found.name!r} of model {row.name!r} is {found.state}; its files are not there")
     parts = context_of(request).parts
-    kinds = await device_kinds(work.session)
+    usable = entitlements.usable(GrantKind.pool, PoolRow.access, PoolRow.id, work.scope, work.now())
+    kinds = await device_kinds(work.session, usable)
     corrections = await corrections_of(work.session, family_of((found.details or {}).get("architectures") or ()))
     facts = await asyncio.to_thread(read_facts, parts.models.store.tree(found.id))
     told = await asyncio.to_thread(estimate_facts, facts, workload, kinds)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.checker import audit, counters, deadlines, leases, listening, ownership, secrecy
+from tests.checker import audit, counters, deadlines, grants, leases, listening, ownership, secrecy
 from tests.checker.evidence import Evidence, gather
 from tests.checker.violations import Violation
 
@@ -25,6 +25,7 @@ ACROSS: Final[tuple[Check, ...]] = (
     leases.across,
     listening.across,
     ownership.across,
+    grants.lasting,
 )
 """The database and the machine are read one after the other, and each may be ahead of the other for a moment."""
 

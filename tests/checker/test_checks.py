@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.checker import counters, deadlines, leases, listening, observe, ownership, secrecy
+from tests.checker import counters, deadlines, grants, leases, listening, observe, ownership, secrecy
 from tests.checker.containers import Container
 from tests.checker.evidence import Evidence, secrets_of
 from tests.support.processes import Listener, Process, ProcessTable
@@ -23,6 +23,7 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
             "id": "dep_1",
             "tenant_id": "ten_1",
             "service_id": "svc_1",
+            "pool_id": "pol_1",
             "replicas": 2,
             "devices": 1,
             "device_memory_bytes": 5,
@@ -31,9 +32,11 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
         },
     ],
     "replicas": [{"id": "rpl_1", "deployment_id": "dep_1", "state": "ready", "deadline_at": None}],
+    "pools": [{"id": "pol_1", "name": "night", "access": "public"}],
+    "grants": [],
     "nodes": [{"id": "nod_1", "memory_claimed": 7}],
     "node_claims": [{"node_id": "nod_1", "replica_id": "rpl_1", "memory_bytes": 7}],
-    "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "index": 0}],
+    "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "model": "L4", "index": 0}],
     "device_leases": [{"device_id": "dev_1", "replica_id": "rpl_1"}],
     "gateways": [{"id": "gwy_1", "name": "main", "first_port": 9000, "port_count": 16}],
     "listeners": [
@@ -261,3 +264,31 @@ def test_a_recent_deadline_is_not_past():
     soon = (NOW - timedelta(seconds=1)).isoformat()
     row = {**TABLES["replicas"][0], "state": "starting", "deadline_at": soon}
     assert list(deadlines.within_database(evidence(replicas=[row]))) == []
+
+
+def _grant(kind: str, target: str, expires_at: datetime | None = None) -> Mapping[str, Any]:
+    row = {"tenant_id": "ten_1", "kind": kind, "pool_id": None, "device_class": None, "expires_at": None}
+    ends = expires_at.isoformat(sep=" ") if expires_at else None
+    return row | {"pool_id" if kind == "pool" else kind: target, "expires_at": ends}
+
+
+def test_a_replica_in_a_pool_that_its_tenant_has_no_grant_of():
+    dedicated = [{"id": "pol_1", "name": "night", "access": "dedicated"}]
+
+    def found(*rows: Mapping[str, Any], state: str = "ready") -> str:
+        replicas = [{**TABLES["replicas"][0], "state": state}]
+        return problems(list(grants.lasting(evidence(pools=dedicated, grants=rows, replicas=replicas))))
+
+    problem = "grants  rpl_1: is in pool night, which ten_1 has no grant of"
+    assert found() == found(_grant("pool", "pol_2")) == found(_grant("pool", "pol_1", NOW)) == problem
+    assert found(_grant("pool", "pol_1")) == found(_grant("pool", "pol_1", NOW + timedelta(seconds=1))) == ""
+    assert found(state="draining") == found(state="pending") == ""
+
+
+def test_a_device_of_a_class_that_its_tenant_has_no_grant_of():
+    def found(*rows: Mapping[str, Any]) -> str:
+        return problems(list(grants.lasting(evidence(grants=rows))))
+
+    problem = "grants  rpl_1: holds a nvidia/L4, which ten_1 has no grant of"
+    assert found(_grant("device_class", "nvidia/H200")) == found(_grant("device_class", "nvidia/L4", NOW)) == problem
+    assert found() == found(_grant("device_class", "nvidia/L4")) == ""

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from appliance.api.context import Port
 from appliance.gateway.states import GatewayState
@@ -14,7 +15,9 @@ from appliance.gateway.tables import GatewayRow
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.ids import new_id
+from gpu import queries
 from gpu.discovery import record_devices, record_node
+from gpu.tables import DeviceRow, PoolRow
 from tests.gpu.serving import Stage, served
 from tests.gpu.test_leasing import MACHINE, seen
 from tests.gpu.test_routes import problem
@@ -138,3 +141,15 @@ async def test_previews_of_what_nobody_uses_are_empty(admin: httpx.AsyncClient) 
     for path in ("/nodes/none", "/devices/none", "/grants/none"):
         end = "preview" if "grants" in path else "maintenance-preview"
         assert await problem(admin, "GET", f"{path}/{end}") == (404, "not-found")
+
+
+async def test_what_devices_there_are_is_told_of_pools_that_may_be_used(database: Database, clock: ManualClock) -> None:
+    async with database.write() as session:
+        night = PoolRow(id=new_id("pol"), name="night", access="dedicated", created_at=clock.now())
+        session.add(night)
+        await session.flush()
+        await session.execute(update(DeviceRow).where(DeviceRow.index == 1).values(pool_id=night.id, model="H200"))
+    async with database.read() as session:
+        everywhere = [kind.model for kind in await queries.device_kinds(session)]
+        public = [kind.model for kind in await queries.device_kinds(session, PoolRow.access == "public")]
+    assert (everywhere, public) == (["H200", "L4"], ["L4"])
