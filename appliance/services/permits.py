@@ -59,11 +59,16 @@ class Permit:
 
 async def hold(session: AsyncSession, tenant_id: str, deployment_id: str) -> None:
     """Keep what the permit of a deployment says true until the transaction ends: its tenant's grants, and whether its
-    pool is public.
+    pool and its gateway are public. Always in this order, and before a node is locked.
     """
     await entitlements.hold(session, tenant_id)
-    pool = select(DeploymentRow.pool_id).where(DeploymentRow.id == deployment_id).scalar_subquery()
-    await session.execute(select(PoolRow.id).where(PoolRow.id == pool).with_for_update(read=True))
+    deployment = select(DeploymentRow.pool_id, DeploymentRow.service_id).where(DeploymentRow.id == deployment_id)
+    pool_id, service_id = (await session.execute(deployment)).one()
+    await session.execute(select(PoolRow.id).where(PoolRow.id == pool_id).with_for_update(read=True))
+    own = select(ListenerRow.gateway_id).where(ListenerRow.service_id == service_id)
+    shared = select(ServiceRow.gateway_id).where(ServiceRow.id == service_id)
+    leads = or_(GatewayRow.id.in_(own), GatewayRow.id.in_(shared))
+    await session.execute(select(GatewayRow.id).where(leads).with_for_update(read=True))
 
 
 async def permits(session: AsyncSession, deployment_ids: Collection[str], now: datetime) -> dict[str, Permit]:
