@@ -24,7 +24,8 @@ from appliance.models.maintenance import ModelStoreKeeper
 from appliance.models.repository import ModelRepository
 from appliance.models.schemas import Version
 from tenants.permissions import Role
-from tenants.tables import TenantRow
+from tenants.quotas import Resource
+from tenants.tables import QuotaRow, TenantRow
 from tenants.work import Work
 from tests.models.builders import model_files
 from tests.models.library import Library, actor_of
@@ -61,6 +62,7 @@ async def _prepare(database: Database, clock: SystemClock) -> None:
     async with database.write() as session:
         if await session.get(TenantRow, TENANT) is None:
             session.add(TenantRow(id=TENANT, name="acme", display_name="Acme", state="active", created_at=clock.now()))
+            session.add(QuotaRow(scope=TENANT, resource=Resource.storage_bytes.value, used=0, quota_limit=1 << 40))
 
 
 async def _do_everything(library: Library) -> None:
