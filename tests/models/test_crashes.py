@@ -78,6 +78,9 @@ def problems(home: Path) -> list[str]:
         versions = dict(database.execute("SELECT name, id FROM model_versions").fetchall())
         states = database.execute("SELECT name, state, is_current FROM model_versions ORDER BY name").fetchall()
         rows = {sha for (sha,) in database.execute("SELECT sha256 FROM blobs")}
+        used, counted = database.execute(
+            "SELECT (SELECT used FROM quotas), (SELECT SUM(counted_bytes) FROM model_versions)"
+        ).fetchone()
         left = [database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in LEFT_EMPTY]
     store = home / "models"
     wanted = {"main": TWO, "v1": ONE}
@@ -90,6 +93,7 @@ def problems(home: Path) -> list[str]:
         "blobs and rows": blobs == rows,
         "blobs": blobs == {sha256(content) for files in wanted.values() for content in files.values()},
         "names": all(sha256(path.read_bytes()) == path.name for path in (store / "blobs").rglob("*") if path.is_file()),
+        "storage quota": used == counted == sum(len(file) for files in wanted.values() for file in files.values()),
         "rows of work": left == [0] * len(LEFT_EMPTY),
         "leftovers": not any((store / "uploads").iterdir()) and not any((store / "incoming").iterdir()),
     }
