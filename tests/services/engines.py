@@ -17,6 +17,8 @@ class Manners:
     completion: bytes = json.dumps(HEALTHY).encode()
     metrics: bytes = b""
     status: int = 200
+    health: int = 200
+    """An engine that loads answers its health path with something else."""
     chunk_pause_s: float = 0.0
     """Between the bytes of a body; 0 sends it at once."""
 
@@ -53,7 +55,7 @@ class FakeEngine:
 
     async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
         body = {"/metrics": self._manners.metrics, "/health": b""}.get(path, self._manners.completion)
-        status = 200 if path == "/health" else self._manners.status
+        status = self._manners.health if path == "/health" else self._manners.status
         writer.write(f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode())
         step = 1 if self._manners.chunk_pause_s else 65536
         for at in range(0, len(body), step):

@@ -27,7 +27,7 @@ async def _until(stage: Stage, service_id: str, *states: ReplicaState, count: in
 
 async def test_engines_on_one_device_start_one_after_another(stage: Stage) -> None:
     await _halves(stage)
-    stage.launcher.manners.status = 503
+    stage.launcher.manners.health = 503
     service_id = await stage.create(flavor="gpu", replicas=2)
     await _until(stage, service_id, ReplicaState.starting, count=1)
     (first,) = await stage.replicas(service_id, ReplicaState.starting)
@@ -39,7 +39,7 @@ async def test_engines_on_one_device_start_one_after_another(stage: Stage) -> No
 
     await eventually_async(told, message="the other waits for its turn")
     assert stage.launcher.running == {first.id}
-    stage.launcher.manners.status = 200
+    stage.launcher.manners.health = 200
     await stage.until(service_id, ServiceState.ready)
     ready = await stage.replicas(service_id, ReplicaState.ready)
     assert stage.launcher.running == {row.id for row in ready} == await stage.leased()
