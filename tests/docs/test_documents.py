@@ -27,7 +27,9 @@ STATES: Final = ROOT / "docs" / "states.md"
 PROMISED: Final = ("HOME", "ADMIN_PORT", "TENANT_PORT", "DATABASE_URL", "LAUNCHER", "DEMO")
 """Settings that automation outside of the project relies on."""
 HOSTS: Final = frozenset({"keepachangelog.com", "semver.org", "gpu1.example.org", "nvidia.com"})
-"""Names that documents may tell (`nvidia.com/gpu` is a CDI kind); an index of packages or images is nobody's business but its user's."""
+"""Names that documents may tell (`nvidia.com/gpu` is a CDI kind); an index of packages or images is nobody's business
+but its user's.
+"""
 _HOST = re.compile(r"\b(?:[a-z0-9-]+\.)+(?:com|org|net|io|dev|cn|ai)\b")
 _PRIVATE = re.compile(r"(?<![\w.$])/(?:home|root|Users|mnt)/[\w.-]+")
 
