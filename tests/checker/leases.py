@@ -1,4 +1,4 @@
-"""I1: no device is leased twice, and the devices of what runs are those that it leased."""
+"""I1: no device is leased beyond its whole, and the devices of what runs are those that it leased."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -10,15 +10,24 @@ from tests.checker.violations import Violation
 _NVIDIA = "NVIDIA_VISIBLE_DEVICES"
 _ILUVATAR = "IX_VISIBLE_DEVICES"
 _NONE = {"", "none", "void"}
+_WHOLE = 100
 
 
 def within_database(evidence: Evidence) -> Iterator[Violation]:
     replicas = evidence.replicas
     devices = {row["id"]: row for row in evidence.rows("devices")}
     leases = evidence.rows("device_leases")
-    for device, count in Counter(row["device_id"] for row in leases).items():
-        if count > 1:
-            yield Violation("I1", device, f"{count} leases")
+    shares: Counter[str] = Counter()
+    for lease in leases:
+        shares[lease["device_id"]] += lease["share"]
+    for device, share in shares.items():
+        if share > _WHOLE:
+            yield Violation("I1", device, f"{share} % are leased")
+    for device, row in devices.items():
+        if row["leased"] != shares[device]:
+            yield Violation(
+                "I1", device, f"counts {row['leased']} % as leased, its leases add up to {shares[device]} %"
+            )
     for lease in leases:
         holder = replicas.get(lease["replica_id"])
         if lease["device_id"] not in devices:

@@ -36,8 +36,8 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "grants": [],
     "nodes": [{"id": "nod_1", "memory_claimed": 7}],
     "node_claims": [{"node_id": "nod_1", "replica_id": "rpl_1", "memory_bytes": 7}],
-    "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "model": "L4", "index": 0}],
-    "device_leases": [{"device_id": "dev_1", "replica_id": "rpl_1"}],
+    "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "model": "L4", "index": 0, "leased": 100}],
+    "device_leases": [{"device_id": "dev_1", "replica_id": "rpl_1", "share": 100}],
     "gateways": [{"id": "gwy_1", "name": "main", "first_port": 9000, "port_count": 16}],
     "listeners": [
         {"id": "lsn_1", "gateway_id": "gwy_1", "node": "here", "port": 9000, "service_id": "svc_1"},
@@ -98,9 +98,11 @@ def test_a_consistent_appliance_has_no_violation():
     assert observe(evidence()) == []
 
 
-def test_a_device_with_two_leases():
-    twice = [*TABLES["device_leases"], {"device_id": "dev_1", "replica_id": "rpl_1"}]
-    assert "I1  dev_1: 2 leases" in problems(list(leases.within_database(evidence(device_leases=twice))))
+def test_a_device_that_is_leased_beyond_its_whole():
+    more = [*TABLES["device_leases"], {"device_id": "dev_1", "replica_id": "rpl_1", "share": 1}]
+    found = problems(list(leases.within_database(evidence(device_leases=more))))
+    assert "I1  dev_1: 101 % are leased" in found
+    assert "I1  dev_1: counts 100 % as leased, its leases add up to 101 %" in found
 
 
 @pytest.mark.parametrize("state", ["pending", "stopped", "failed"])
