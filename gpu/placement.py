@@ -5,12 +5,12 @@ this order:
 
 1. the preferred vendor;
 2. where replicas are to be spread, the node with the fewest of the same deployment;
-3. for a share, a device that is shared already; for whole devices, the smallest that suffice, then the best-linked
-   group: one NVLink domain, one PCIe root, one NUMA node (`gpu.topology`);
+3. for a share, a device that is shared already, the fullest; for whole devices, the smallest that suffice, then the
+   best-linked group: one NVLink domain, one PCIe root, one NUMA node (`gpu.topology`);
 4. what leaves the least that nobody could use, by the mix of sizes that are asked for (`gpu.fragmentation`);
 5. a node that has the model's files already;
 6. what keeps the least free beside it, so that large holes stay whole;
-7. for a share, the smallest device;
+7. for a share that begins a device, the largest, which most others can join;
 8. a node without devices for what needs none; the node with the least free memory; the name.
 """
 
@@ -127,9 +127,11 @@ def _fits(node: NodeView, request: PlacementRequest, mix: tuple[Size, ...]) -> I
         offer = group.offer(demand) if is_allowed and group.model not in request.excluded_models else None
         if offer is not None:
             preference = request.vendors.index(group.vendor) if request.vendors else 0
-            device = (offer.largest, offer.tier) if demand.share == WHOLE else (offer.begins, 0)
+            is_share = demand.share < WHOLE
+            device = (offer.begins, offer.gap) if is_share else (offer.largest, offer.tier)
+            size = -offer.largest if is_share else offer.largest
             wasted = _wasted(offer.before, offer.after, mix)
-            rank = (preference, 0, *device, wasted, True, offer.gap, offer.largest, node.memory_free, node.name)
+            rank = (preference, 0, *device, wasted, True, offer.gap, size, node.memory_free, node.name)
             yield _Fit((*rank, group.vendor, group.model), Plan(node.id, offer.device_ids))
 
 
