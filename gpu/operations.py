@@ -114,8 +114,14 @@ async def create_flavor(session: AsyncSession, clock: Clock, new: FlavorCreate) 
     return row
 
 
-async def update_flavor(session: AsyncSession, row: FlavorRow, change: FlavorUpdate) -> FlavorRow:
+async def update_flavor(session: AsyncSession, row: FlavorRow, change: FlavorUpdate, blockers: Blockers) -> FlavorRow:
+    """Raises `InUse` for other devices while services use it: their arguments and counts are for those that it has."""
+    before = _devices_of(row)
     _assign(row, change)
+    if _devices_of(row) != before and (users := await blockers(session, row.id)):
+        raise InUse(
+            f"flavor {row.name} is used by {', '.join(users)}, which were published for its devices; make another"
+        )
     _check_devices(row)
     await _flush_named(session, row, "flavor")
     return row
@@ -135,6 +141,10 @@ def _assign(row: PoolRow | FlavorRow, change: PoolUpdate | FlavorUpdate) -> None
         if value is not UNSET:
             setattr(row, name, value)
     row.version += 1
+
+
+def _devices_of(row: FlavorRow) -> tuple[str | None, int, int]:
+    return row.device_vendor, row.devices, row.device_share
 
 
 def _check_devices(row: FlavorRow) -> None:

@@ -72,9 +72,11 @@ def _less_device_memory(snapshot: ComputeSnapshot, request: PlacementRequest, fi
 
 
 def _fewer_devices(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
-    """The model as a whole takes what it takes: on fewer devices, more on each."""
+    """The model as a whole takes what it takes: on fewer devices, more on each. What could be split over so many can
+    be over a number that divides it.
+    """
     total = request.devices * request.device_memory_bytes
-    for devices in range(request.devices - 1, 0, -1):
+    for devices in (number for number in range(request.devices - 1, 0, -1) if request.devices % number == 0):
         each = -(-total // devices)
         if find(snapshot, with_changed(request, devices=devices, device_memory_bytes=each)) is not None:
             text = f"use {counted(devices, 'device')}" + (f" with {gib(each)} on each" if each else "")
@@ -104,6 +106,8 @@ def _stopped_replicas(snapshot: ComputeSnapshot, request: PlacementRequest, find
 
 
 def _less_memory(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
+    if find(snapshot, with_changed(request, memory_bytes=0)) is None:
+        return None
     for free in sorted({node.memory_free for node in snapshot.nodes if node.is_open}, reverse=True):
         if 0 < free < request.memory_bytes and find(snapshot, with_changed(request, memory_bytes=free)) is not None:
             _, has = compared(request.memory_bytes, free)

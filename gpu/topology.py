@@ -40,6 +40,7 @@ def domains(
     link between them is told. A device of which neither is known gets no domains.
     """
     told = [uuid for uuid in sorted(links) if links[uuid] or numa_nodes.get(uuid) is not None]
+    known = frozenset(told)  # a row keeps the links of a device that is gone; those that are left may tell none
     found: dict[str, list[int]] = {uuid: [] for uuid in links}
     good: set[LinkKind] = set()
     for level, kinds in enumerate(LEVELS):
@@ -47,7 +48,7 @@ def domains(
         together = _Union(told)
         for one in told:
             for other, kind in links[one].items():
-                if kind in good and other in found:
+                if kind in good and other in known:
                     together.join(one, other)
         if level == ACROSS - 1:
             _join_numa(together, told, numa_nodes)

@@ -60,14 +60,18 @@ async def create_flavor(
     "/flavors/{flavor:str}",
     permission=Permission.platform_write,
     tags=TAGS,
-    responses=problems(NotFound, NameTaken, StaleVersion),
+    responses=problems(NotFound, NameTaken, StaleVersion, InUse),
 )
 async def update_flavor(
-    work: NamedDependency[Work], flavor: FromPath[str], data: JSONBody[FlavorUpdate], if_match: IfMatch = None
+    request: Request[Any, Any, Any],
+    work: NamedDependency[Work],
+    flavor: FromPath[str],
+    data: JSONBody[FlavorUpdate],
+    if_match: IfMatch = None,
 ) -> Response[Flavor]:
-    """Change a size for the replicas that start from now on."""
+    """Change a size for the replicas that start from now on; its devices only while no service uses it."""
     row = expected(await queries.flavor_row(work.session, flavor), if_match)
-    await operations.update_flavor(work.session, row, data)
+    await operations.update_flavor(work.session, row, data, context_of(request).parts.flavor_blockers)
     work.record("flavor.updated", "flavor", row.id, detail={"name": row.name})
     work.wake(SERVICES)
     return with_etag(queries.show_flavor(row), row.version)

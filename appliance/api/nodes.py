@@ -102,7 +102,7 @@ async def move_device(work: NamedDependency[Work], device_id: FromPath[str], dat
 )
 async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], data: JSONBody[DeviceFence]) -> Device:
     """Take a device out: it gets no new lease until it is cleared, and the replica that holds it is replaced."""
-    row = await queries.device_row(work.session, device_id)
+    row = await cordoning.lock_device(work.session, device_id)
     await operations.fence_device(work.session, row, data.reason)
     work.record("device.fenced", "device", row.id, detail={"reason": data.reason})
     work.wake(SERVICES)
@@ -118,7 +118,7 @@ async def fence_device(work: NamedDependency[Work], device_id: FromPath[str], da
 )
 async def clear_device(work: NamedDependency[Work], device_id: FromPath[str]) -> Device:
     """Lift a fence, whose cause is dealt with or accepted; the device is used again once a probe finds it well."""
-    row = await queries.device_row(work.session, device_id)
+    row = await cordoning.lock_device(work.session, device_id)
     await operations.clear_device(work.session, row)
     work.record("device.cleared", "device", row.id)
     work.wake(Inventory.name)

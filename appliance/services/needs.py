@@ -23,11 +23,13 @@ from gpu.estimate.correction import NONE, Correction, corrected
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split, estimate
 from gpu.estimate.shape import ModelShape, read_shape
-from gpu.estimate.weights import TensorFact
+from gpu.estimate.weights import TensorFact, weights_per_rank
 from gpu.states import WHOLE
 
 _CPU_BLOCK_TOKENS: Final = 128
 """vLLM's own choice on CPUs."""
+_MOST_MEMORY: Final = 1 << 48
+"""Of one device; so that what a tenant's replicas come to stays a number that databases hold."""
 _WIDE: Final = frozenset({"float", "float32"})
 _ASK: Final = "or publish with device_memory_bytes: what each device must have"
 
@@ -92,7 +94,10 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     _check_sharing(asked, is_estimated=asked.device_memory_bytes is None)
     quantisation = _quantisation(facts.config)
     if asked.devices and asked.device_memory_bytes is not None:
-        _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
+        shape = _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
+        weights = weights_per_rank(facts.tensors, shape, ranks, groups) if facts.tensors else 0
+        cache = arguments.number_in(asked.args, asked.runtime.sizing.cache_argument) or 0
+        _check_given(asked.device_memory_bytes, weights + cache)
         return Needs(
             source="given",
             device_memory_bytes=asked.device_memory_bytes,
@@ -111,9 +116,12 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
         raise EstimateImpossible(f"{error.detail}; {_ASK}") from error
     cache_is_given = workload.kv_cache_bytes is not None
     counted = corrected(estimated, correction, cache_is_given=cache_is_given)
+    device_memory = ceil(counted.total_bytes / share) if asked.devices else 0
+    if device_memory > _MOST_MEMORY:
+        raise EstimateImpossible(f"{device_memory} bytes of each device are more than any has; ask for less context")
     return Needs(
         source="estimate",
-        device_memory_bytes=ceil(counted.total_bytes / share) if asked.devices else 0,
+        device_memory_bytes=device_memory,
         devices=asked.devices,
         context=workload.context,
         concurrency=workload.concurrency,
@@ -209,7 +217,12 @@ def _check_sharing(asked: Asked, is_estimated: bool) -> None:  # noqa: FBT001 - 
     promised.
     """
     runtime, sizing = asked.runtime, asked.runtime.sizing
-    if asked.device_share == WHOLE or sizing.share_argument is not None:
+    if asked.device_share == WHOLE:
+        return
+    if sizing.share_argument is not None:
+        if arguments.text_in(asked.args, sizing.cache_argument or "") is not None:
+            wrong = f"{sizing.cache_argument} would take more than the share; leave it out on a share of a device"
+            raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
         return
     if sizing.cache_argument is None:
         raise CombinationRefused(f"the {runtime.name} runtime cannot share a device; choose a flavor with whole ones")
@@ -229,10 +242,21 @@ def _quantisation(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(found.get(name, ""))[:64] for name in ("quant_method", "format")}
 
 
-def _check_given_split(config: Mapping[str, Any], workload: Workload) -> None:
-    """As far as the configuration tells the heads: a person's figure is there because it may not."""
+def _check_given_split(config: Mapping[str, Any], workload: Workload) -> ModelShape | None:
+    """As far as the configuration tells the shape, which is returned: a person's figure is there because it may not."""
     try:
         shape = read_shape(config)
     except EstimateImpossible:
-        return
+        return None
     check_split(shape, workload)
+    return shape
+
+
+def _check_given(device_memory_bytes: int, least: int) -> None:
+    """Whatever else is not known, there has to be room for the weights, and for the cache where that was given."""
+    if device_memory_bytes < least:
+        wrong = (
+            f"the weights and the cache alone take {least} bytes of each device; give more, or leave it out for the "
+            "estimate"
+        )
+        raise ArgumentRefused(wrong, errors=[FieldError("/device_memory_bytes", wrong)])

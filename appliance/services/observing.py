@@ -30,6 +30,8 @@ from gpu import leasing
 from gpu.estimate.correction import Report
 from gpu.snapshot import DeviceView
 from gpu.states import WHOLE
+from tenants.schemas import Trust
+from tenants.tables import TenantRow
 
 _LINES: Final = 5000
 _GIB: Final = 1024**3
@@ -89,8 +91,15 @@ def parse(lines: Iterable[str]) -> EngineReport | None:
 
 
 async def observe(session: AsyncSession, machinery: Machinery, replica_id: str, told: EngineReport) -> None:
-    """Compare one start with the deployment's estimate and keep the outcome, within the caller's transaction."""
+    """Compare one start with the deployment's estimate and keep the outcome, within the caller's transaction.
+
+    What an untrusted tenant's engine says corrects nothing: corrections are everybody's, and a model may be made to
+    mislead.
+    """
     replica = await session.get_one(ReplicaRow, replica_id)
+    tenant = await session.get_one(TenantRow, replica.tenant_id)
+    if tenant.trust != Trust.trusted:
+        return
     deployment = await session.get_one(DeploymentRow, replica.deployment_id)
     if deployment.needs is None:
         return

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
+from appliance.runtimes.errors import CombinationRefused
 from appliance.services import holdings, permits, trust
 from appliance.services.containment import contained
 from appliance.services.events import note
@@ -108,8 +109,8 @@ async def _asks(
             continue
         try:
             request = placement_request(machinery.catalog, deployment, flavor, details, snapshot)
-        except NotFound as missing:
-            asks[deployment.id] = _Refused(missing.detail)  # the runtime, which the appliance no longer has
+        except (NotFound, CombinationRefused) as gone:  # the runtime, or what the flavor was when it was chosen
+            asks[deployment.id] = _Refused(gone.detail)
             continue
         asks[deployment.id] = _Ask(permit.narrowed(request, snapshot), _PRECEDENCE[Priority(tenant.priority)])
     return asks
@@ -142,9 +143,10 @@ def _decided(
         if outcome.plan is not None:
             answers[outcome.waiting.replica_id] = _Place(request, outcome.plan, _classes(snapshot, outcome.plan))
             continue
-        if (request.needs, request.other_pools) not in told:
-            told[request.needs, request.other_pools] = _explained(outcome.snapshot, request)
-        answers[outcome.waiting.replica_id] = told[request.needs, request.other_pools]
+        kind = (request.needs, request.other_pools, frozenset(request.excluded_models.items()))
+        if kind not in told:
+            told[kind] = _explained(outcome.snapshot, request)
+        answers[outcome.waiting.replica_id] = told[kind]
     return answers
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -69,7 +71,7 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
     if entitlement.is_bound_to_classes:
         refused = entitlement.excluded({(kind.vendor, kind.model) for kind in snapshot.kinds})
         asked = replace(asked, excluded_models={**refused, **asked.excluded_models})
-    return _placed(plan, snapshot, asked)
+    return await asyncio.to_thread(_placed, plan, snapshot, asked)
 
 
 def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:

@@ -63,12 +63,19 @@ class ServiceReconciler:
         changes = await self._converge(world)
         world = await self._load() if changes else world
         waiting = [row for row in world.replicas.values() if row.state == ReplicaState.pending]
-        if waiting and await placing.place_waiting(self._machinery, waiting):
+        if waiting and await self._place(waiting):
             world = await self._load()
         for row in world.replicas.values():
             self._jobs.ensure(row.id, ReplicaState(row.state))
         launcher = "unreachable" if observed is None else "reachable"
         return Round(len(world.services), len(world.replicas), changes, self._jobs.busy(), orphans, launcher)
+
+    async def _place(self, waiting: Sequence[ReplicaRow]) -> bool:
+        """What goes wrong with what waits holds up nothing of what runs."""
+        changed = False
+        with contained(step="placing"):
+            changed = await placing.place_waiting(self._machinery, waiting)
+        return changed  # noqa: RET504 - also after an error
 
     async def close(self) -> None:
         await self._jobs.close()

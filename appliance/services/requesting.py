@@ -11,6 +11,7 @@ from typing import Any
 
 from appliance.runtimes.capability import excluded_models
 from appliance.runtimes.catalog import Catalog
+from appliance.runtimes.errors import CombinationRefused
 from appliance.runtimes.memory import device_memory
 from appliance.services.tables import DeploymentRow
 from gpu.estimate.compatibility import refusal
@@ -27,14 +28,19 @@ def placement_request(
     model_details: Mapping[str, Any] | None,
     snapshot: ComputeSnapshot,
 ) -> PlacementRequest:
-    """The request of one replica, of `model_details` as the version stores them; `NotFound` without its runtime."""
+    """The request of one replica, of `model_details` as the version stores them. Raises `NotFound` without its
+    runtime, `CombinationRefused` where that no longer fits the flavor.
+    """
     runtime = catalog.get(deployment.runtime)
     weight_bytes = int((model_details or {}).get("weight_bytes", 0))
     excluded = excluded_models(runtime, ((kind.vendor, kind.model) for kind in snapshot.kinds))
     quantisation = (deployment.needs or {}).get("quantisation") or {}
+    vendors = tuple(vendor for vendor in runtime.vendors if flavor.device_vendor in (None, vendor))
+    if not vendors:
+        raise CombinationRefused(f"the {runtime.name} runtime runs on no device of {flavor.device_vendor}")
     return PlacementRequest(
         pool_id=deployment.pool_id,
-        vendors=tuple(vendor for vendor in runtime.vendors if flavor.device_vendor in (None, vendor)),
+        vendors=vendors,
         devices=flavor.devices,
         device_share=flavor.device_share,
         excluded_models=incapable_models(quantisation, snapshot.kinds) | excluded,

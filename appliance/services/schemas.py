@@ -24,7 +24,7 @@ ServedModel = Annotated[
 Description = Annotated[str, Meta(max_length=1000)]
 DeviceMemory = Annotated[
     int,
-    Meta(ge=1, le=1 << 50, description="what each device must have, instead of the estimate; nothing without devices"),
+    Meta(ge=1, le=1 << 48, description="what each device must have, instead of the estimate; nothing without devices"),
 ]
 
 

@@ -24,12 +24,14 @@ _TICK_S: Final = 0.5
 
 
 async def is_turn(session: AsyncSession, replica_id: str) -> bool:
-    """Whether nobody who shares a device with the replica loads, or was there before it and has yet to."""
+    """Whether nobody who shares a device with the replica loads or gives it back, or was there before it and has yet
+    to load.
+    """
     own, other = aliased(DeviceLeaseRow), aliased(DeviceLeaseRow)
     came_before = or_(
         other.taken_at < own.taken_at, and_(other.taken_at == own.taken_at, other.replica_id < own.replica_id)
     )
-    loading = ReplicaRow.state == ReplicaState.starting.value
+    loading = ReplicaRow.state.in_([ReplicaState.starting.value, ReplicaState.stopping.value])
     yet_to_load = and_(ReplicaRow.state == ReplicaState.placed.value, came_before)
     query = (
         select(ReplicaRow.id)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from gpu.estimate.errors import EstimateImpossible
 
 _LARGEST: Final = 1 << 40
+_MOST_LAYERS: Final = 4096
 _MOST_STRETCH: Final = 1024
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
@@ -57,6 +58,8 @@ def read_shape(config: Mapping[str, Any]) -> ModelShape:
     parts = [inner, config] if isinstance(inner, Mapping) else [config]
     _refuse_unusual(parts)
     layers, hidden = _needed(parts, "layers"), _needed(parts, "hidden")
+    if layers > _MOST_LAYERS:
+        raise EstimateImpossible(f"config.json tells of {layers} layers, which no model has; give kv_bytes_per_token")
     heads = _needed(parts, "heads")
     rank, rotary = _figure(parts, ("kv_lora_rank",)), _figure(parts, ("qk_rope_head_dim",))
     return ModelShape(

@@ -121,13 +121,33 @@ async def test_flavors_change_and_go_unless_used(database: Database, clock: Manu
 
     async with database.write() as session:
         row = await operations.create_flavor(session, clock, SIZE)
-        await operations.update_flavor(session, row, FlavorUpdate(devices=2, device_vendor=Vendor.nvidia))
+        change = FlavorUpdate(devices=2, device_vendor=Vendor.nvidia)
+        await operations.update_flavor(session, row, change, nobody)
         shown = queries.show_flavor(await queries.flavor_row(session, "tiny"))
         assert (shown.devices, shown.device_vendor, shown.cpus, shown.version) == (2, Vendor.nvidia, 0.5, 2)
         with pytest.raises(InUse, match="flavor tiny is used by service 'chat'"):
             await operations.delete_flavor(session, row, used)
+        await operations.update_flavor(session, row, FlavorUpdate(cpus=1), used)
         await operations.delete_flavor(session, row, nobody)
         assert (await queries.list_flavors(session, PageRequest())).items == []
+
+
+@pytest.mark.parametrize(
+    "change", [FlavorUpdate(devices=2), FlavorUpdate(device_share=50), FlavorUpdate(device_vendor=Vendor.nvidia)]
+)
+async def test_the_devices_of_a_flavor_that_is_used_stay(
+    database: Database, clock: ManualClock, change: FlavorUpdate
+) -> None:
+    async def used(_: AsyncSession, __: str) -> Sequence[str]:
+        return ["service 'chat'"]
+
+    async with database.write() as session:
+        await operations.create_flavor(session, clock, FlavorCreate(name="one", cpus=1, memory_bytes=GIB, devices=1))
+    async with database.write() as session:
+        row = await queries.flavor_row(session, "one")
+        with pytest.raises(InUse, match="flavor one is used by service 'chat', which were published for its devices"):
+            await operations.update_flavor(session, row, change, used)
+        session.expunge(row)
 
 
 async def test_a_flavor_says_one_thing_about_devices(database: Database, clock: ManualClock) -> None:

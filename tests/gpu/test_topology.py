@@ -37,6 +37,12 @@ def test_one_numa_node_is_a_domain_without_links() -> None:
     assert found == {"u0": (0, 0, 0), "u1": (1, 1, 1), "u2": (2, 2, 0), "u3": ()}
 
 
+def test_links_to_a_device_that_tells_nothing_any_more_are_passed_over() -> None:
+    """It was lost: its peer's row is read anew and names it no longer, its own row names the peer still."""
+    found = domains({"u0": {"u1": LinkKind.nvlink}, "u1": {}}, {"u0": None, "u1": None})
+    assert found == {"u0": (0, 0, 0), "u1": ()}
+
+
 SERVER = [device(index, domains=(index // 4, index // 4, index // 4)) for index in range(8)]
 """Two cliques of four."""
 

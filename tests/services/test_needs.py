@@ -122,6 +122,28 @@ def test_a_person_s_number_is_taken_as_it_is() -> None:
     assert (told.source, told.device_memory_bytes, told.breakdown) == ("given", 20 * GIB, None)
 
 
+def test_a_person_s_number_holds_the_weights_at_least() -> None:
+    with pytest.raises(ArgumentRefused, match=f"the weights and the cache alone take {13 * GIB} bytes of each device"):
+        found(given=13 * GIB - 1)
+    assert found(given=13 * GIB).device_memory_bytes == 13 * GIB
+    cache = f"--kv-cache-memory-bytes={4 * GIB}"
+    with pytest.raises(ArgumentRefused, match=f"the weights and the cache alone take {17 * GIB} bytes"):
+        found(cache, given=17 * GIB - 1, share=50, runtime=TRANSFORMERS)
+    assert found(cache, given=17 * GIB, share=50, runtime=TRANSFORMERS).source == "given"
+
+
+@pytest.mark.parametrize("layers", [4097, 10**9])
+def test_a_number_of_layers_that_no_model_has_is_refused_before_it_is_counted(layers: int) -> None:
+    with pytest.raises(EstimateImpossible, match=f"tells of {layers} layers, which no model has"):
+        found(facts=VersionFacts(LLAMA2_7B | {"num_hidden_layers": layers}, WEIGHTS))
+
+
+def test_more_memory_than_any_device_has_is_refused() -> None:
+    huge = LLAMA2_7B | {"max_position_embeddings": 1 << 39}
+    with pytest.raises(EstimateImpossible, match="bytes of each device are more than any has"):
+        found(facts=VersionFacts(huge, WEIGHTS))
+
+
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
@@ -187,6 +209,9 @@ def test_on_a_share_of_a_device_the_engine_is_kept_within_it() -> None:
     assert found("--gpu-memory-utilization=0.3", share=50).share == 0.6
     with pytest.raises(ArgumentRefused, match=r"--gpu-memory-utilization can be 0\.5 at most"):
         found("--gpu-memory-utilization=0.9", share=50)
+    with pytest.raises(ArgumentRefused, match="--kv-cache-memory-bytes would take more than the share"):
+        found(f"--kv-cache-memory-bytes={GIB}", share=50)
+    assert found(f"--kv-cache-memory-bytes={4 * GIB}").cache_is_given
 
 
 def test_an_engine_that_takes_what_is_free_is_told_its_cache() -> None:

@@ -9,10 +9,12 @@ from sqlalchemy import update
 from appliance.models.tables import ModelVersionRow
 from appliance.services.corrections import corrections_of
 from appliance.services.needs import Asked, Needs, needs
-from appliance.services.observing import EngineReport, compare, parse
-from appliance.services.states import ServiceState
+from appliance.services.observing import EngineReport, compare, observe, parse
+from appliance.services.states import ReplicaState, ServiceState
 from gpu.estimate.correction import NONE, Correction, Report, overhead_of
 from gpu.snapshot import DeviceView, LeaseView
+from tenants.schemas import Trust
+from tenants.tables import TenantRow
 from tests.services.stage import Stage
 from tests.services.test_needs import LLAMA, VLLM
 
@@ -120,6 +122,21 @@ async def test_a_start_corrects_later_estimates_of_the_family(stage: Stage) -> N
     assert second.correction == kept["light"]
     assert second.breakdown is not None
     assert second.breakdown.kv_cache_bytes == pytest.approx(1.5 * plain.estimated.kv_cache_bytes, rel=1e-3)
+
+
+async def test_an_untrusted_tenants_engine_corrects_nothing(stage: Stage) -> None:
+    async with stage.database.write() as session:
+        mine = update(ModelVersionRow).where(ModelVersionRow.id == stage.version_id)
+        await session.execute(mine.values(details={"architectures": ["LlamaForCausalLM"]}))
+    service_id = await stage.create("first", flavor="gpu")
+    await stage.until(service_id, ServiceState.ready)
+    (replica,) = await stage.replicas(service_id, ReplicaState.ready)
+    told = EngineReport(tokens=10, context=512, device_cache=2.0)
+    for trust in (Trust.untrusted, Trust.trusted):
+        async with stage.database.write() as session:
+            await session.execute(update(TenantRow).values(trust=trust.value))
+            await observe(session, stage.machinery, replica.id, told)
+            assert ("light" in await corrections_of(session, "LlamaForCausalLM")) is (trust is Trust.trusted)
 
 
 async def test_an_engine_that_tells_nothing_corrects_nothing(stage: Stage) -> None:
