@@ -96,7 +96,7 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     if asked.devices and asked.device_memory_bytes is not None:
         shape = _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
         weights = weights_per_rank(facts.tensors, shape, ranks, groups) if facts.tensors else 0
-        cache = arguments.number_in(asked.args, asked.runtime.sizing.cache_argument) or 0
+        cache = _cache_bytes(asked, groups) or 0
         _check_given(asked.device_memory_bytes, weights + cache)
         return Needs(
             source="given",
@@ -155,9 +155,6 @@ def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> W
     if context is None:
         setting = f"set {runtime.context_argument}" if runtime.context_argument else "choose another runtime"
         raise EstimateImpossible(f"config.json does not tell the longest context; {setting}")
-    cache = arguments.number_in(args, sizing.cache_argument)
-    if cache is not None and sizing.split_argument is None:
-        cache = -(-cache // groups)  # such an engine takes it of all its devices together
     return Workload(
         context=context,
         concurrency=arguments.number_in(args, runtime.concurrency_argument) or 1,
@@ -165,11 +162,19 @@ def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> W
         groups=groups,
         step_tokens=arguments.number_in(args, sizing.step_argument) or LARGEST_STEP,
         block_tokens=arguments.number_in(args, sizing.block_argument) or _block_tokens(asked),
-        kv_cache_bytes=cache,
+        kv_cache_bytes=_cache_bytes(asked, groups),
         kv_element_bytes=_element_bytes(asked),
         weights_factor=2 if _is_wide(asked) and _is_narrow(config) else 1,
         has_graphs=bool(asked.devices) and sizing.has_graphs and not _has(args, sizing.eager_argument),
     )
+
+
+def _cache_bytes(asked: Asked, groups: int) -> int | None:
+    """What the engine is told to take of each device for its cache, where it is told."""
+    cache = arguments.number_in(asked.args, asked.runtime.sizing.cache_argument)
+    if cache is not None and asked.runtime.sizing.split_argument is None:
+        return -(-cache // groups)  # such an engine takes it of all its devices together
+    return cache
 
 
 def _block_tokens(asked: Asked) -> int:
