@@ -108,7 +108,7 @@ def _node_obstacles(node: NodeView, devices: Sequence[DeviceView], request: Plac
         yield Cause.node_state
     if node.cordoned is not None:
         yield Cause.node_cordoned
-    if not _has_labels(node, request):
+    if not node.has_labels(request.node_labels):
         yield Cause.node_labels
     if node.cpus < request.cpus:
         yield Cause.node_cpus
@@ -135,7 +135,7 @@ def _sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, requ
     ready = [node for node in nodes if node.state is NodeState.ready]
     if not ready:
         return f"no node of pool {pool.name} answers: {listed([_with_reason(node) for node in nodes])}"
-    if not (labelled := [node for node in ready if _has_labels(node, request)]):
+    if not (labelled := [node for node in ready if node.has_labels(request.node_labels)]):
         return f"no node of pool {pool.name} has the labels {_labels(request)}"
     if not (ready := [node for node in labelled if node.cordoned is None]):
         cordons = listed([f"{node.name} ({node.cordoned})" for node in labelled])
@@ -191,10 +191,6 @@ def _why_not_free(device: DeviceView) -> str:
     if device.state is not DeviceState.healthy:
         return str(device.state)
     return "cordoned" if device.cordoned is not None else "held by replicas"
-
-
-def _has_labels(node: NodeView, request: PlacementRequest) -> bool:
-    return all(node.labels.get(name) == value for name, value in request.node_labels.items())
 
 
 def _labels(request: PlacementRequest) -> str:

@@ -115,7 +115,7 @@ def after(snapshot: ComputeSnapshot, replica_id: str, request: PlacementRequest,
 
 
 def _fits(node: NodeView, request: PlacementRequest, mix: tuple[Size, ...]) -> Iterator[_Fit]:
-    if not _has_room(node, request):
+    if not node.has_room(request):
         return
     if request.devices == 0:
         if node.pool_id == request.pool_id:
@@ -138,12 +138,3 @@ def _fits(node: NodeView, request: PlacementRequest, mix: tuple[Size, ...]) -> I
 @lru_cache(maxsize=65536)
 def _wasted(before: tuple[int, ...], after: tuple[int, ...], mix: tuple[Size, ...]) -> int:
     return fragmentation(after, mix) - fragmentation(before, mix)
-
-
-def _has_room(node: NodeView, request: PlacementRequest) -> bool:
-    return (
-        node.is_open
-        and node.cpus >= request.cpus
-        and node.memory_free >= request.memory_bytes
-        and all(node.labels.get(name) == value for name, value in request.node_labels.items())
-    )

@@ -60,7 +60,7 @@ def _less_device_memory(snapshot: ComputeSnapshot, request: PlacementRequest, fi
     if request.devices == 0 or request.device_memory_bytes == 0:
         return None
     anything = with_changed(request, device_memory_bytes=0)
-    most = max((_largest(node, anything) for node in snapshot.nodes if _has_room(node, request)), default=0)
+    most = max((_largest(node, anything) for node in snapshot.nodes if node.has_room(request)), default=0)
     if most == 0 or find(snapshot, with_changed(request, device_memory_bytes=most)) is None:
         return None
     _, has = compared(request.device_memory_bytes, most)
@@ -90,7 +90,7 @@ def _stopped_replicas(snapshot: ComputeSnapshot, request: PlacementRequest, find
         return None
     best: tuple[int, str, tuple[str, ...]] | None = None
     for node in snapshot.nodes:
-        if _has_room(node, request):
+        if node.has_room(request):
             for holders in _evictions(node, request):
                 candidate = (len(holders), node.name, holders)
                 best = candidate if best is None else min(best, candidate)
@@ -149,17 +149,6 @@ def _without(node: NodeView, replicas: frozenset[str]) -> NodeView:
             with_changed(device, leases=tuple(lease for lease in device.leases if lease.replica_id not in replicas))
             for device in node.devices
         ),
-    )
-
-
-def _has_room(node: NodeView, request: PlacementRequest) -> bool:
-    """Apart from devices."""
-    return (
-        node.is_open
-        and node.serves(request.pool_id)
-        and node.cpus >= request.cpus
-        and node.memory_free >= request.memory_bytes
-        and all(node.labels.get(name) == value for name, value in request.node_labels.items())
     )
 
 

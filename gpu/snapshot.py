@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
 from gpu.fragmentation import Size
 from gpu.groups import Group, groups_of
 from gpu.states import WHOLE, DeviceState, NodeState
+
+if TYPE_CHECKING:
+    from gpu.requests import PlacementRequest
 
 
 class PoolView(Struct, frozen=True):
@@ -112,6 +115,18 @@ class NodeView:
     @property
     def is_open(self) -> bool:
         return self.state is NodeState.ready and self.cordoned is None
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        return all(self.labels.get(name) == value for name, value in labels.items())
+
+    def has_room(self, request: PlacementRequest) -> bool:
+        """Whether the request fits, apart from devices."""
+        return (
+            self.is_open
+            and self.cpus >= request.cpus
+            and self.memory_free >= request.memory_bytes
+            and self.has_labels(request.node_labels)
+        )
 
     def devices_in(self, pool_id: str) -> tuple[DeviceView, ...]:
         """Those that belong to the pool: a single device may be in another than its node."""

@@ -11,6 +11,7 @@ from appliance.services import trust
 from appliance.services.counting import amounts
 from appliance.services.creation import Publishing, choose, deployment_row, service_row
 from appliance.services.estimating import DeviceGuide, shown_guide
+from appliance.services.permits import Permit, all_pools
 from appliance.services.requesting import placement_request
 from appliance.services.schemas import CreateService, MemoryNeeds
 from appliance.services.sizing import guide_of
@@ -68,10 +69,10 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
     snapshot = await leasing.snapshot(work.session)
     asked = placement_request(publishing.catalog, deployment, choice.flavor, {}, snapshot)
     entitlement = (await entitlements.load(work.session, {tenant_id}, work.now()))[tenant_id]
-    if entitlement.is_bound_to_classes:
-        refused = entitlement.excluded({(kind.vendor, kind.model) for kind in snapshot.kinds})
-        asked = replace(asked, excluded_models={**refused, **asked.excluded_models})
-    return await asyncio.to_thread(_placed, plan, snapshot, asked)
+    pools = {pool.id: pool for pool in await all_pools(work.session)}
+    others = (pool.id for pool in pools.values() if entitlement.refusal(pool) is None and pool.id != choice.pool.id)
+    permit = Permit(entitlement, pools[choice.pool.id], None, tuple(others))
+    return await asyncio.to_thread(_placed, plan, snapshot, permit.narrowed(asked, snapshot))
 
 
 def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:
