@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from appliance.gateway.tables import ListenerRow
+from appliance.kernel.access import Access
 from appliance.kernel.errors import NotFound
 from appliance.runtimes.errors import ArgumentRefused
 from appliance.services.planning import ServicePlan, plan_service
 from appliance.services.schemas import CreateService
 from appliance.services.tables import ServiceRow
+from gpu.tables import PoolRow
 from tests.services.stage import GIB, Stage
 
 
@@ -43,6 +45,16 @@ async def test_a_plan_says_why_it_would_wait(stage: Stage) -> None:
     assert told.node is None
     assert told.waits is not None
     assert "100" in told.waits
+
+
+@pytest.mark.parametrize("access", [Access.public, Access.dedicated])
+async def test_a_plan_names_another_pool_only_where_the_tenant_may_use_it(stage: Stage, access: Access) -> None:
+    async with stage.database.write() as session:
+        await session.execute(update(PoolRow).values(access=access.value))
+        session.add(PoolRow(id="pol_night", name="night", created_at=stage.clock.now()))
+    told = await plan(stage, pool="night", flavor="gpu")
+    assert told.waits == "pool night has no node"
+    assert ("use pool default" in told.would_help) is (access is Access.public)
 
 
 async def test_a_plan_refuses_what_publishing_refuses(stage: Stage) -> None:
