@@ -157,11 +157,14 @@ class Ledger:
             1000 * (self._tokens_at - self._first_tokens_at),
         )
         identity, progress, request = self._identity or self._identify(None), self._progress(), self._request
+        slot, slots = self._slot, self._context.slots
+        if slot is not None:
+            slots.end(slot, progress, ending, charged=identity.charge == 0)
         if request.grant is not None:
             request.grant.settle(*billed(identity, progress, ending))
-        if self._slot is not None:  # after the charge: whoever finds the request ended does not charge it
-            self._context.slots.end(self._slot, progress, ending)
-        self._context.settle(Settled(identity, progress, ending, self._slot, request, self._captured))
+        if slot is not None and identity.charge:
+            slots.charged(slot)
+        self._context.settle(Settled(identity, progress, ending, slot, request, self._captured))
 
     def _progress(self) -> Progress:
         counter = self.counter

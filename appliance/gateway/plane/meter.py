@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from appliance.gateway.plane.frames import OPEN_SUFFIX, SEALED_SUFFIX, encode_payload, read_frames
-from appliance.gateway.plane.limits.recovery import charge_lost
+from appliance.gateway.plane.limits.recovery import charge_lost, last_charged
 from appliance.gateway.plane.log import Log
 from appliance.gateway.plane.paths import spool_directory
 from appliance.gateway.plane.schemas.records import SpoolRecord, UsageRecord
@@ -140,6 +140,8 @@ def recover(home: Path, index: int, log: Log) -> int:
         now = time.monotonic()
         written = _ids_in_open_segments(directory)
         left_overs = [left for left in read_left_overs(path) if left.identity.record_id not in written]
+        last = last_charged(home, index)
+        left_overs.sort(key=lambda left: left.identity.charge != last)  # first, while it is known that it was charged
         found = [encode_payload(_recovered(home, index, left, now)) for left in left_overs]
         if found:
             write_atomic(directory / f"{time.time_ns() // 1000:020d}{_RECOVERED_SUFFIX}", b"".join(found), mode=0o640)
@@ -168,19 +170,11 @@ def _recovered(home: Path, index: int, left: LeftOver, now: float) -> bytes:
     """The final record of a request, whether it had ended or not."""
     if left.record is not None:
         return left.record
-    if left.ending is not None:
-        return encode_record(usage_record(left.identity, left.progress, left.ending))
-    return _end_lost(home, index, left, now)
-
-
-def _end_lost(home: Path, index: int, left: LeftOver, now: float) -> bytes:
-    """Charge the request to its budgets and keep its record in its slot, as its worker would have: then it is not
-    charged again.
-    """
-    lost = _lost(left, now)
-    charge_lost(home, index, left.identity, lost.prompt_tokens + lost.completion_tokens)
-    record = encode_record(lost)
-    end_left_over(spool_directory(home, index) / SLOTS, left.slot, record)
+    ended = _lost(left, now) if left.ending is None else usage_record(left.identity, left.progress, left.ending)
+    record = encode_record(ended)
+    if not left.charged:  # its record is kept in its slot then, so that it is not charged again
+        charge_lost(home, index, left.identity, ended.prompt_tokens + ended.completion_tokens)
+        end_left_over(spool_directory(home, index) / SLOTS, left.slot, record)
     return record
 
 

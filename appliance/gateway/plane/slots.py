@@ -2,7 +2,8 @@
 
 A slot of 2 KiB (native byte order):
 
-    0 state u32 (0 free, 1 in flight, 2 recorded, 3 ended)  4 identity length u32  8 record length u32
+    0 state u32 (0 free, 1 in flight, 2 recorded, 3 ended, 4 ended and perhaps not charged to its budgets)
+    4 identity length u32  8 record length u32
     16 progress: prompt tokens u32, completion tokens u32, largest chunk u32, -, bytes out u64,
        started f64, first byte f64, last byte f64 (CLOCK_MONOTONIC seconds, 0: none yet)
     64 ending: status u32, outcome u32 (its place in OUTCOMES), whether it reached an engine u32, tokens between
@@ -34,7 +35,7 @@ SLOTS: Final = "slots"
 CAPACITY: Final = 4096
 _SLOT: Final = 2048
 _SIZE: Final = CAPACITY * _SLOT
-_FREE, _IN_FLIGHT, _RECORDED, _ENDED = 0, 1, 2, 3
+_FREE, _IN_FLIGHT, _RECORDED, _ENDED, _CHARGING = 0, 1, 2, 3, 4
 # Native mode ("@") stores each number with one instruction: a kill leaves the old value or the new one.
 _STATE: Final = struct.Struct("@I")
 _LENGTHS: Final = struct.Struct("@II")
@@ -151,15 +152,20 @@ class SlotTable:
         at = index * _SLOT + _PROGRESS_AT
         _PROGRESS.pack_into(self._map, at, prompt, completion, largest, 0, bytes_out, started, first, last)
 
-    def end(self, index: int, progress: Progress, ending: Ending) -> None:
-        """Keep what the final record will be made of until that is in the spool."""
+    def end(self, index: int, progress: Progress, ending: Ending, *, charged: bool = True) -> None:
+        """Keep what the final record will be made of until that is in the spool. `charged` False: it has budgets that
+        are charged next, and `charged` is called then; a kill between leaves what to charge.
+        """
         at = index * _SLOT
         prompt, completion, largest, out, started, first, last = progress
         _PROGRESS.pack_into(self._map, at + _PROGRESS_AT, prompt, completion, largest, 0, out, started, first, last)
         status, outcome, until, reached, queue_ms, count, between_ms = ending
         place = _PLACES[outcome]
         _ENDING.pack_into(self._map, at + _ENDING_AT, status, place, reached, count, until, between_ms, queue_ms)
-        _STATE.pack_into(self._map, at, _ENDED)
+        _STATE.pack_into(self._map, at, _ENDED if charged else _CHARGING)
+
+    def charged(self, index: int) -> None:
+        _STATE.pack_into(self._map, index * _SLOT, _ENDED)
 
     def free(self, index: int) -> None:
         _STATE.pack_into(self._map, index * _SLOT, _FREE)
@@ -188,7 +194,7 @@ def end_left_over(path: Path, index: int, record: bytes) -> None:
 
 class LeftOver(NamedTuple):
     """A slot of a worker that is gone. `ending` is there if the request had ended, `record` if it was recovered before
-    (or had ended under a version that kept it here).
+    (or had ended under a version that kept it here), `charged` if its budgets have been charged for certain.
     """
 
     slot: int
@@ -196,6 +202,7 @@ class LeftOver(NamedTuple):
     progress: Progress
     ending: Ending | None
     record: bytes | None
+    charged: bool
 
 
 def read_left_overs(path: Path) -> Iterator[LeftOver]:
@@ -207,7 +214,7 @@ def read_left_overs(path: Path) -> Iterator[LeftOver]:
         return
     for at in range(0, len(content) - _SLOT + 1, _SLOT):
         (state,) = _STATE.unpack_from(content, at)
-        if state not in (_IN_FLIGHT, _RECORDED, _ENDED):
+        if state not in (_IN_FLIGHT, _RECORDED, _ENDED, _CHARGING):
             continue
         identity_length, record_length = _LENGTHS.unpack_from(content, at + 4)
         try:
@@ -216,9 +223,10 @@ def read_left_overs(path: Path) -> Iterator[LeftOver]:
             continue
         prompt, completion, largest, _, out, started, first, last = _PROGRESS.unpack_from(content, at + _PROGRESS_AT)
         progress = Progress(prompt, completion, largest, out, started, first, last)
-        ending = _ending(content, at) if state == _ENDED else None
+        ending = _ending(content, at) if state in (_ENDED, _CHARGING) else None
         record = content[at + _RECORD_AT : at + _RECORD_AT + record_length] if state == _RECORDED else None
-        yield LeftOver(at // _SLOT, identity, progress, ending, record)
+        charged = state in (_RECORDED, _ENDED)
+        yield LeftOver(at // _SLOT, identity, progress, ending, record, charged)
 
 
 def _ending(content: bytes, at: int) -> Ending:

@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from appliance.gateway.plane.slots import RequestIdentity
 
 
+def last_charged(home: Path, index: int) -> int:
+    """The request (`RequestIdentity.charge`) that was charged last in the table of a worker whose lock the caller
+    holds; 0 if none was.
+    """
+    path = table_path(limits_directory(home), index)
+    if not path.exists():
+        return 0
+    words = open_table(path)
+    finish_charge(words)
+    return charged_last(words)
+
+
 def charge_lost(home: Path, index: int, identity: RequestIdentity, tokens: int) -> None:
     """Charge the request in the table of the worker that it was lost with, unless that had just done so.
 
-    The caller holds the worker's lock, and has the request's record kept before it charges another.
+    The caller holds the worker's lock, has the request's record kept before it charges another, and begins with the
+    one that was `last_charged`: the first charge of another forgets which that was.
     """
     if not identity.budgets or not tokens:
         return
