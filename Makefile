@@ -53,8 +53,7 @@ check: lint types arch ## everything that needs no run: lint, types, imports, th
 
 # Tests side by side, then those that need the machine for themselves; all of them, whatever fails.
 define run_tests
-@status=0; $(1) $(BIN)/pytest --numprocesses $(WORKERS) -m "not alone" || status=1; \
-	$(1) $(BIN)/pytest -m alone || status=1; exit $$status
+@$(1) $(BIN)/python tools/run_tests.py --workers $(WORKERS)
 endef
 
 test: dev ## the tests that a bare machine can run; the others say why they are skipped (WORKERS=2 at a time)

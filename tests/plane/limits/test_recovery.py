@@ -58,15 +58,15 @@ class Worker:
         return sum(record.prompt_tokens + record.completion_tokens for record in records)
 
 
-@pytest.mark.parametrize("slots_last", [False, True])
+@pytest.mark.parametrize("order", ["charged first", "charged last"])
 @pytest.mark.parametrize("until", STEPS)
 @pytest.mark.parametrize("progress", [Progress(9, 12, 1, 100, 1.0, 2.0, 3.0), Progress(0, 3, 1, 30, 1.0, 2.0, 3.0)])
 def test_what_a_killed_worker_spent_is_what_is_billed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: Progress, until: str, slots_last: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: Progress, until: str, order: str
 ) -> None:
     worker = Worker(tmp_path)
     worker.end(progress, FAILED, until)
-    if slots_last:  # the request that was charged is not the first that is found
+    if order == "charged last":
         found = meter.read_left_overs
         monkeypatch.setattr(meter, "read_left_overs", lambda path: reversed(list(found(path))))
 
@@ -94,17 +94,18 @@ def killed_after(calls: int, wrapped: Callable[..., None], *, before: bool) -> C
     return call
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("kept", range(REQUESTS))
 @pytest.mark.parametrize("until", ["ended", "charged"])
 def test_recovery_that_is_killed_is_repeated_without_charging_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str, kept: int, before: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: str, kept: int, moment: str
 ) -> None:
     worker = Worker(tmp_path)
     worker.end(Progress(9, 12, 1, 100, 1.0, 2.0, 3.0), FAILED, until)
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(meter, "end_left_over", killed_after(kept, end_left_over, before=before))
-        recover(tmp_path, 0, LOG)
+    with monkeypatch.context() as patched:
+        patched.setattr(meter, "end_left_over", killed_after(kept, end_left_over, before=moment == "before"))
+        with pytest.raises(KilledError):
+            recover(tmp_path, 0, LOG)
 
     assert recover(tmp_path, 0, LOG) == REQUESTS
 
