@@ -16,10 +16,11 @@ this order:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace as with_changed
@@ -29,6 +30,7 @@ from gpu.fragmentation import Size, fragmentation
 from gpu.groups import Demand
 from gpu.remedies import remedies
 from gpu.requests import PlacementRequest, Plan, Rejection, Strategy
+from gpu.shapes import Shape
 from gpu.snapshot import ComputeSnapshot, LeaseView, NodeView
 from gpu.states import WHOLE
 
@@ -36,7 +38,7 @@ _Rank = tuple[int | str, ...]
 
 
 def place(snapshot: ComputeSnapshot, request: PlacementRequest) -> Plan | Rejection:
-    """Where the request fits best, or why it fits nowhere and what would help. Linear in the snapshot's nodes."""
+    """Where the request fits best, or why it fits nowhere and what would help."""
     return find(snapshot, request) or rejection(snapshot, request)
 
 
@@ -48,34 +50,35 @@ def rejection(snapshot: ComputeSnapshot, request: PlacementRequest) -> Rejection
 def find(snapshot: ComputeSnapshot, request: PlacementRequest) -> Plan | None:
     """Where the request fits best, None where it fits nowhere.
 
-    What a node would give is remembered with it, so that most decisions weigh the few nodes that changed.
+    What a node would give is remembered for all that are like it, so that a decision weighs some tens of shapes.
     """
     number = _number((request.needs, request.vendors, snapshot.mix))
-    found = [node.remembered.get(number) for node in snapshot.nodes]
-    if None in found:
-        known = zip(snapshot.nodes, found, strict=True)
-        found = [_remember(node, number, request, snapshot.mix) if fits is None else fits for node, fits in known]
-    if request.strategy is Strategy.pack and not request.warm_nodes:
-        best = min((fits[0] for fits in found if fits), default=None)
-    else:
-        pairs = zip(snapshot.nodes, found, strict=True)
-        best = min((_ranked(fit, node, request) for node, fits in pairs for fit in fits or ()), default=None)
-    return None if best is None else best.plan
+    found = {shape: _fits_of(shape, number, request, snapshot.mix) for shape in snapshot.shapes}
+    if request.strategy is Strategy.spread or request.warm_nodes:
+        return _best_of_nodes(snapshot, request, found)
+    least = min((fits[0].rank for fits in found.values() if fits), default=None)
+    if least is None:
+        return None
+    tied = (shape for shape, fits in found.items() if fits and fits[0].rank == least)
+    node = min((node for shape in tied for node in snapshot.shapes[shape]), key=lambda node: node.name)
+    return _plan(node, found[node.shape][0])
 
 
 class _Fit(NamedTuple):
-    """What one group of a node would give. `rank` has the places of what the node alone does not tell at `_SIBLINGS`
-    and `_COLD`.
+    """What one group of a node of some shape would give. `rank` has the places of what the shape does not tell at
+    `_SIBLINGS` and `_COLD`.
     """
 
     rank: _Rank
-    plan: Plan
+    vendor: str
+    model: str
+    positions: tuple[int, ...]
 
 
 _SIBLINGS: Final = 1
 _COLD: Final = 5
-_REMEMBERED: Final = 32
-"""Kinds of requests that a node remembers its answers to."""
+_REMEMBERED: Final = 64
+"""Kinds of requests whose answers are remembered with a shape."""
 
 
 @lru_cache(maxsize=1024)
@@ -87,19 +90,38 @@ def _number(_: Hashable) -> int:
 _numbers: Final = count()
 
 
-def _remember(node: NodeView, number: int, request: PlacementRequest, mix: tuple[Size, ...]) -> list[_Fit]:
-    if len(node.remembered) >= _REMEMBERED:
-        node.remembered.clear()
-    fits = sorted(_fits(node, request, mix))
-    node.remembered[number] = fits
+def _fits_of(shape: Shape, number: int, request: PlacementRequest, mix: tuple[Size, ...]) -> list[_Fit]:
+    """The best first."""
+    fits: list[_Fit] | None = shape.remembered.get(number)
+    if fits is None:
+        if len(shape.remembered) >= _REMEMBERED:
+            shape.remembered.clear()
+        fits = shape.remembered[number] = sorted(_fits(shape, request, mix))
     return fits
 
 
-def _ranked(fit: _Fit, node: NodeView, request: PlacementRequest) -> _Fit:
+def _best_of_nodes(
+    snapshot: ComputeSnapshot, request: PlacementRequest, found: Mapping[Shape, list[_Fit]]
+) -> Plan | None:
+    """Where nodes that are alike differ all the same: by what else is there."""
+    ranked = (
+        (_ranked(fit, node, request), node.name, fit.vendor, fit.model, node, fit)
+        for node in snapshot.nodes
+        for fit in found[node.shape]
+    )
+    best = min(ranked, key=itemgetter(0, 1, 2, 3), default=None)
+    return None if best is None else _plan(best[4], best[5])
+
+
+def _ranked(fit: _Fit, node: NodeView, request: PlacementRequest) -> _Rank:
     siblings = request.siblings.get(node.id, 0) if request.strategy is Strategy.spread else 0
     rank = list(fit.rank)
     rank[_SIBLINGS], rank[_COLD] = siblings, node.id not in request.warm_nodes
-    return _Fit(tuple(rank), fit.plan)
+    return tuple(rank)
+
+
+def _plan(node: NodeView, fit: _Fit) -> Plan:
+    return Plan(node.id, tuple(node.ordered[position].id for position in fit.positions))
 
 
 def after(snapshot: ComputeSnapshot, replica_id: str, request: PlacementRequest, plan: Plan) -> ComputeSnapshot:
@@ -114,15 +136,15 @@ def after(snapshot: ComputeSnapshot, replica_id: str, request: PlacementRequest,
     return snapshot.with_node(replace(node, memory_claimed=claimed, devices=devices))
 
 
-def _fits(node: NodeView, request: PlacementRequest, mix: tuple[Size, ...]) -> Iterator[_Fit]:
-    if not node.has_room(request):
+def _fits(shape: Shape, request: PlacementRequest, mix: tuple[Size, ...]) -> Iterator[_Fit]:
+    if not shape.has_room(request):
         return
     if request.devices == 0:
-        if node.pool_id == request.pool_id:
-            yield _Fit((0, 0, 0, 0, 0, True, len(node.devices), 0, node.memory_free, node.name), Plan(node.id, ()))
+        if shape.pool_id == request.pool_id:
+            yield _Fit((0, 0, 0, 0, 0, True, shape.device_count, 0, shape.memory_free), "", "", ())
         return
     demand = Demand(request.devices, request.device_share, request.device_memory_bytes)
-    for group in node.groups.get(request.pool_id, ()):
+    for group in shape.groups.get(request.pool_id, ()):
         is_allowed = not request.vendors or group.vendor in request.vendors
         offer = group.offer(demand) if is_allowed and group.model not in request.excluded_models else None
         if offer is not None:
@@ -131,8 +153,9 @@ def _fits(node: NodeView, request: PlacementRequest, mix: tuple[Size, ...]) -> I
             device = (offer.begins, offer.gap) if is_share else (offer.largest, offer.tier)
             size = -offer.largest if is_share else offer.largest
             wasted = _wasted(offer.before, offer.after, mix)
-            rank = (preference, 0, *device, wasted, True, offer.gap, size, node.memory_free, node.name)
-            yield _Fit((*rank, group.vendor, group.model), Plan(node.id, offer.device_ids))
+            rank = (preference, 0, *device, wasted, True, offer.gap, size, shape.memory_free)
+            positions = tuple(shape.positions[device_id] for device_id in offer.device_ids)
+            yield _Fit(rank, group.vendor, group.model, positions)
 
 
 @lru_cache(maxsize=65536)

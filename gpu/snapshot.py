@@ -1,21 +1,21 @@
 """The compute of one moment, immutable: what placement reads. Made by `gpu.reading`.
 
 A node holds its devices, so that what a decision changes is one node and all the others stay the same objects, with
-what placement has worked out of them (`gpu.groups`). The order of nodes and devices means nothing.
+what placement has worked out of them (`gpu.shapes`). The order of nodes and devices means nothing.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
 from gpu.fragmentation import Size
-from gpu.groups import Group, groups_of
+from gpu.shapes import Shape, shape_of
 from gpu.states import WHOLE, DeviceState, NodeState
 
 if TYPE_CHECKING:
@@ -121,12 +121,7 @@ class NodeView:
 
     def has_room(self, request: PlacementRequest) -> bool:
         """Whether the request fits, apart from devices."""
-        return (
-            self.is_open
-            and self.cpus >= request.cpus
-            and self.memory_free >= request.memory_bytes
-            and self.has_labels(request.node_labels)
-        )
+        return self.shape.has_room(request)
 
     def devices_in(self, pool_id: str) -> tuple[DeviceView, ...]:
         """Those that belong to the pool: a single device may be in another than its node."""
@@ -141,20 +136,20 @@ class NodeView:
         return frozenset(DeviceKind(device.vendor, device.model, device.compute_capability) for device in self.devices)
 
     @cached_property
-    def remembered(self) -> dict[int, Any]:
-        """What placement has worked out of the node, for as long as it stays as it is."""
-        return {}
+    def ordered(self) -> tuple[DeviceView, ...]:
+        """The devices by the driver's index."""
+        return tuple(sorted(self.devices, key=lambda device: (device.index, device.id)))
+
+    @cached_property
+    def shape(self) -> Shape:
+        """What placement weighs of the node."""
+        return shape_of(self)
 
     @cached_property
     def sizes(self) -> Counter[tuple[int, int]]:
         """How many replicas hold how many of its devices, and which share (percent) of each."""
         held = Counter(lease for device in self.devices for lease in device.leases)
         return Counter((devices, lease.share) for lease, devices in held.items())
-
-    @cached_property
-    def groups(self) -> Mapping[str, tuple[Group, ...]]:
-        """By pool: the equal devices with room, worked out once for as long as the node stays as it is."""
-        return groups_of(self.pool_id, self.devices)
 
 
 @dataclass(frozen=True)
@@ -173,6 +168,14 @@ class ComputeSnapshot:
     def kinds(self) -> frozenset[DeviceKind]:
         """Of every device that there is."""
         return frozenset[DeviceKind]().union(*(node.kinds for node in self.nodes))
+
+    @cached_property
+    def shapes(self) -> Mapping[Shape, list[NodeView]]:
+        """The nodes that are alike."""
+        found: dict[Shape, list[NodeView]] = defaultdict(list)
+        for node in self.nodes:
+            found[node.shape].append(node)
+        return found
 
     @cached_property
     def positions(self) -> Mapping[str, int]:
