@@ -157,13 +157,13 @@ class Ledger:
             1000 * (self._tokens_at - self._first_tokens_at),
         )
         identity, progress, request = self._identity or self._identify(None), self._progress(), self._request
-        slot, slots = self._slot, self._context.slots
+        slot = self._slot
         if slot is not None:
-            slots.end(slot, progress, ending, charged=identity.charge == 0)
+            self._context.slots.end(slot, progress, ending, charged=identity.charge == 0)
         if request.grant is not None:
             request.grant.settle(*billed(identity, progress, ending))
         if slot is not None and identity.charge:
-            slots.charged(slot)
+            self._context.slots.charged(slot)
         self._context.settle(Settled(identity, progress, ending, slot, request, self._captured))
 
     def _progress(self) -> Progress:
