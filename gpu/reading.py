@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, func, select
+from sqlalchemy import Row, bindparam, func, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gpu.fragmentation import Size
@@ -72,8 +72,9 @@ class SnapshotReader:
 
     async def read(self, session: AsyncSession) -> ComputeSnapshot:
         """The compute as this transaction sees it, read as plain rows: objects of the session may be older."""
-        pools = tuple(PoolView(pool_id, name) for pool_id, name in await session.execute(_POOLS))
-        revisions = frozenset((await session.scalar(_REVISIONS) or "").split(",")) - {""}
+        (_, told), *rows = await session.execute(_STATE)
+        pools = tuple(PoolView(pool_id, name) for pool_id, name in rows)
+        revisions = frozenset((told or "").split(",")) - {""}
         before = self._revisions
         changed, gone = _ids(revisions - before), _ids(before - revisions)
         fresh = await _read_nodes(session, changed) if changed else {}
@@ -88,9 +89,11 @@ class SnapshotReader:
         return ComputeSnapshot(pools, tuple(self._nodes.values()), self._mix)
 
 
-_POOLS: Final = select(PoolRow.id, PoolRow.name)
-_REVISIONS: Final = select(func.aggregate_strings(NodeRow.id + " " + NodeRow.revision, ","))
-"""Of all nodes in one text, which is a tenth of the work of a row for each."""
+_STATE: Final = union_all(
+    select(literal(""), func.aggregate_strings(NodeRow.id + " " + NodeRow.revision, ",")),
+    select(PoolRow.id, PoolRow.name),
+)
+"""The revisions of all nodes in one text, which is a tenth of the work of a row for each; then the pools."""
 _NODES: Final[Any] = select(*_NODE)
 _DEVICES: Final[Any] = select(*DEVICE, DeviceLeaseRow.replica_id, DeviceLeaseRow.share).outerjoin(
     DeviceLeaseRow, DeviceLeaseRow.device_id == DeviceRow.id

@@ -35,14 +35,14 @@ class DeviceKind(NamedTuple):
     compute_capability: str | None
 
 
-class LeaseView(Struct, frozen=True):
+class LeaseView(Struct, frozen=True, gc=False):
     """A replica's hold of a device; `share` is percent, 100 excludes everyone else."""
 
     replica_id: str
     share: int = WHOLE
 
 
-class DeviceView(Struct, frozen=True, kw_only=True):
+class DeviceView(Struct, frozen=True, kw_only=True, gc=False):
     """`memory_foreign` is held by processes that are no replica's. `pool_id` None: the device is in its node's pool.
 
     `domains` are the device's places in the node's topology, from the tightest (see `gpu.topology`); devices with the
