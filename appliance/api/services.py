@@ -157,7 +157,7 @@ async def update_service(
     data: JSONBody[UpdateService],
     if_match: IfMatch = None,
 ) -> Response[ServiceView]:
-    """Change replicas, description, sampling defaults, or how its requests are treated; takes effect live."""
+    """Change replicas, where further ones go, description, sampling defaults, or how its requests are treated; live."""
     row = expected(await queries.find(work.scope, work.session, service, lock=True), if_match)
     await lifecycle.update_service(work, row, data)
     return await _answer(request, work, row)

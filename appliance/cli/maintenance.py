@@ -87,7 +87,7 @@ def disposition(item: dict[str, object]) -> str:
     return "draining" if cordon["draining"] else "cordoned"
 
 
-def labels_of(pairs: tuple[str, ...]) -> dict[str, str] | None:
+def labels_of(pairs: tuple[str, ...], option: str = "--label") -> dict[str, str] | None:
     """What `--label KEY=VALUE ...` says, None where it was not given; `--label ''` stands for none at all."""
     if not pairs:
         return None
@@ -95,6 +95,6 @@ def labels_of(pairs: tuple[str, ...]) -> dict[str, str] | None:
     for pair in filter(None, pairs):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise click.UsageError(f"--label {pair!r} is not of the form KEY=VALUE")
+            raise click.UsageError(f"{option} {pair!r} is not of the form KEY=VALUE")
         found[key] = value
     return found

@@ -12,6 +12,7 @@ from appliance.cli.following import follow
 from appliance.cli.memory import memory_sentence
 from appliance.cli.options import client_command, confirm, limit_option, require_change, timeout_option, yes_option
 from appliance.cli.output import show_json, show_list, show_object
+from appliance.cli.placement import placement_options, take_placement
 from appliance.cli.sizes import SIZE
 from appliance.cli.traffic import take_traffic, traffic_options
 from appliance.cli.waiting import until_gone, until_settled, until_state
@@ -50,6 +51,7 @@ def service() -> None: ...
 @click.option("--arg", "args", multiple=True, metavar="--FLAG=VALUE", help="argument for the engine; may be repeated")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="environment of the engine; may be repeated")
 @click.option("--defaults", metavar="JSON", help="sampling defaults, e.g. '{\"temperature\": 0.2}'")
+@placement_options
 @traffic_options
 @click.option("--wait", is_flag=True, help="wait until it is ready, telling the phases")
 @click.option("--dry-run", is_flag=True, help="only tell what would be chosen, taken and found room for")
@@ -69,8 +71,8 @@ def create(
 ) -> None:
     """Publish a model as the inference service NAME."""
     dry_run = members.pop("dry_run")
-    traffic = take_traffic(members)({})
-    body = traffic | {member: value for member, value in members.items() if value is not None}
+    body = take_traffic(members)({}) | take_placement(members)({})
+    body |= {member: value for member, value in members.items() if value is not None}
     body |= {"name": name, "args": list(args), "env": _pairs(env)}
     if defaults:
         body["defaults"] = _json(defaults, "--defaults")
@@ -148,19 +150,20 @@ def logs(name: str, connection: Connection, *, as_json: bool, replica: str | Non
 @click.option("--replicas", type=int, help="how many engines serve it")
 @click.option("--description", help="what it is for")
 @click.option("--defaults", metavar="JSON", help="sampling defaults, all of them, e.g. '{\"temperature\": 0.2}'")
+@placement_options
 @traffic_options
 @click.option("--wait", is_flag=True, help="wait until it is as wanted")
 @timeout_option
 @client_command
 def update(name: str, connection: Connection, *, as_json: bool, wait: bool, timeout: float, **members: Any) -> None:
     """Change a service while it runs; nothing is restarted. What is not given stays as it is."""
-    traffic = take_traffic(members)
+    traffic, placement = take_traffic(members), take_placement(members)
     body = {member: value for member, value in members.items() if value is not None}
     if "defaults" in body:
         body["defaults"] = _json(body["defaults"], "--defaults")
 
     def changes(now: Any) -> dict[str, Any]:
-        return require_change(body | traffic(now))
+        return require_change(body | traffic(now) | placement(now))
 
     changed = connection.amend(f"services/{segment(name)}", changes)
     show_object(until_settled(connection, changed, timeout_s=timeout) if wait else changed, as_json=as_json)

@@ -16,7 +16,7 @@ from appliance.services.counting import amounts
 from appliance.services.errors import ActionNotAllowed
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
-from appliance.services.schemas import ShareService, UpdateService
+from appliance.services.schemas import Placement, ShareService, UpdateService
 from appliance.services.states import Action, Desired, Phase, ServiceState, can
 from appliance.services.tables import DeploymentRow, ServiceRow, ServiceShareRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
@@ -66,6 +66,8 @@ async def update_service(work: Work, service: ServiceRow, change: UpdateService)
     changed: dict[str, Any] = {}
     if change.replicas is not UNSET:
         changed["replicas"] = await _scale(work, service, change.replicas)
+    if change.placement is not UNSET:
+        changed["placement"] = await _aim(work, service, change.placement)
     if change.description is not UNSET:
         service.description = changed["description"] = change.description
     if change.defaults is not UNSET:
@@ -142,6 +144,13 @@ async def _scale(work: Work, service: ServiceRow, replicas: int) -> int:
     deployment.replicas = replicas
     deployment.failures, deployment.next_start_at = 0, None
     return replicas
+
+
+async def _aim(work: Work, service: ServiceRow, placement: Placement) -> dict[str, Any]:
+    """Say where further replicas of all the service's deployments go."""
+    told: dict[str, Any] = msgspec.to_builtins(placement)
+    await work.session.execute(update(DeploymentRow).where(DeploymentRow.service_id == service.id).values(**told))
+    return told
 
 
 def _desire(work: Work, service: ServiceRow, action: Action) -> ServiceRow:

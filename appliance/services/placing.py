@@ -101,6 +101,7 @@ async def _asks(
         .where(DeploymentRow.id.in_(deployment_ids))
     )
     known = await permits.permits(session, deployment_ids, machinery.clock.now())
+    siblings = await holdings.by_node(session, deployment_ids)
     asks: dict[str, _Ask | _Refused] = {}
     for deployment, flavor, tenant, details in await session.execute(query):
         permit = known[deployment.id]
@@ -108,7 +109,8 @@ async def _asks(
             asks[deployment.id] = _Refused(refused)
             continue
         try:
-            request = placement_request(machinery.catalog, deployment, flavor, details, snapshot)
+            beside = siblings.get(deployment.id)
+            request = placement_request(machinery.catalog, deployment, flavor, details, snapshot, siblings=beside)
         except (NotFound, CombinationRefused) as gone:  # the runtime, or what the flavor was when it was chosen
             asks[deployment.id] = _Refused(gone.detail)
             continue

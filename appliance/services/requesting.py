@@ -15,7 +15,7 @@ from appliance.runtimes.errors import CombinationRefused
 from appliance.runtimes.memory import device_memory
 from appliance.services.tables import DeploymentRow
 from gpu.estimate.compatibility import refusal
-from gpu.requests import PlacementRequest
+from gpu.requests import PlacementRequest, Strategy
 from gpu.snapshot import ComputeSnapshot, DeviceKind
 from gpu.states import Vendor
 from gpu.tables import FlavorRow
@@ -27,9 +27,12 @@ def placement_request(
     flavor: FlavorRow,
     model_details: Mapping[str, Any] | None,
     snapshot: ComputeSnapshot,
+    *,
+    siblings: Mapping[str, int] | None = None,
 ) -> PlacementRequest:
-    """The request of one replica, of `model_details` as the version stores them. Raises `NotFound` without its
-    runtime, `CombinationRefused` where that no longer fits the flavor.
+    """The request of one replica, of `model_details` as the version stores them; `siblings` counts the replicas of its
+    deployment by node. Raises `NotFound` without its runtime, `CombinationRefused` where that no longer fits the
+    flavor.
     """
     runtime = catalog.get(deployment.runtime)
     weight_bytes = int((model_details or {}).get("weight_bytes", 0))
@@ -47,6 +50,9 @@ def placement_request(
         device_memory_bytes=deployment.device_memory_bytes or device_memory(weight_bytes, flavor.devices),
         cpus=flavor.cpus,
         memory_bytes=flavor.memory_bytes,
+        node_labels=deployment.node_labels or {},
+        strategy=Strategy(deployment.strategy),
+        siblings=siblings or {},
     )
 
 

@@ -11,6 +11,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gpu.estimate.correction import Correction
 from gpu.estimate.estimate import Estimate
+from gpu.requests import Strategy
+from gpu.schemas import Labels
 from tenants.limits import Limits
 
 ServiceName = Annotated[
@@ -72,6 +74,18 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_bytes: Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)] = 256 * 1024
 
 
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where replicas go from now on; what runs stays where it is.
+
+    `pack` keeps large holes whole, `spread` puts replicas on as many nodes as there are. `node_labels` are those that a
+    node must have. `preemptible`: its replicas may be stopped for those of tenants of a higher priority.
+    """
+
+    strategy: Strategy = Strategy.pack
+    node_labels: Labels = {}
+    preemptible: bool = False
+
+
 class Exposure(StrEnum):
     """`own`: a port of the gateway for the service alone; `shared`: a path on the gateway's shared listener."""
 
@@ -95,6 +109,7 @@ class CreateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     port: Annotated[int, Meta(ge=1, le=65535, description="only with a listener of its own")] | None = None
     served_model: ServedModel | None = None
     device_memory_bytes: DeviceMemory | None = None
+    placement: Placement = Placement()
     description: Description = ""
     args: list[str] = []
     env: dict[str, str] = {}
@@ -110,6 +125,7 @@ class UpdateService(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """Members that are absent stay as they are; one that is an object is replaced as a whole. Nothing is restarted."""
 
     replicas: Replicas | UnsetType = UNSET
+    placement: Placement | UnsetType = UNSET
     description: Description | UnsetType = UNSET
     defaults: SamplingDefaults | UnsetType = UNSET
     timeouts: ServiceTimeouts | UnsetType = UNSET
@@ -171,6 +187,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     image: str | None
     flavor: str
     memory: MemoryNeeds | None
+    placement: Placement
     replicas: int
     ready_replicas: int
     args: list[str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, Float, ForeignKey, Index, String, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from appliance.kernel.tables import Base, Bytes, Id, Instant, Json, Name, Text, UtcDateTime
@@ -57,6 +57,7 @@ class DeploymentRow(Base):
 
     `device_memory_bytes` (of each device), `cpu_millis` and `memory_bytes` are what each replica counts against the
     tenant's quotas, as they were when it was published; `needs` is how the first was found (`services.needs`).
+    `strategy`, `node_labels` and `preemptible` are what `schemas.Placement` says.
     """
 
     __tablename__ = "deployments"
@@ -64,6 +65,7 @@ class DeploymentRow(Base):
         UniqueConstraint("service_id", "name"),
         CheckConstraint("weight BETWEEN 0 AND 100", name="weight_is_percentage"),
         CheckConstraint("replicas >= 0", name="replicas_not_negative"),
+        CheckConstraint("strategy IN ('pack', 'spread')", name="known_strategy"),
     )
 
     id: Mapped[Id] = mapped_column(primary_key=True)
@@ -85,6 +87,9 @@ class DeploymentRow(Base):
     cpu_millis: Mapped[Bytes] = mapped_column(default=0, server_default="0")
     memory_bytes: Mapped[Bytes] = mapped_column(default=0, server_default="0")
     needs: Mapped[Json]
+    strategy: Mapped[str] = mapped_column(String(16), default="pack", server_default="pack")
+    node_labels: Mapped[Json]
+    preemptible: Mapped[bool] = mapped_column(default=False, server_default=false())
     replicas: Mapped[int]
     args: Mapped[Json]
     env: Mapped[Json]

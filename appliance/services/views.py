@@ -20,6 +20,7 @@ from appliance.services.schemas import (
     EventView,
     Exposure,
     MemoryNeeds,
+    Placement,
     Queue,
     ReplicaView,
     SamplingDefaults,
@@ -28,6 +29,7 @@ from appliance.services.schemas import (
 )
 from appliance.services.states import Action, Desired, ReplicaState, can
 from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+from gpu.requests import Strategy
 from tenants import limits
 
 _EVERY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, not bound to
@@ -155,6 +157,9 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
         image=row.image,
         flavor=row.flavor_name,
         memory=None if row.needs is None else memory_needs(msgspec.convert(row.needs, Needs)),
+        placement=Placement(
+            strategy=Strategy(row.strategy), node_labels=row.node_labels or {}, preemptible=row.preemptible
+        ),
         replicas=row.replicas,
         ready_replicas=sum(replica.state == ReplicaState.ready for replica in replicas),
         args=row.args,

@@ -109,6 +109,15 @@ def test_it_is_changed_stopped_and_started(tenant: CommandLine, chat: str):
     assert tenant.json("service", "update", chat, "--replicas", "2", "--wait")["ready_replicas"] == 2
     assert "anew" in tenant.ok("service", "update", chat, "--description", "anew", "--replicas", "1")
     assert "say what to change" in tenant.fails("service", "update", chat, status=2)
+    (deployment,) = tenant.json("service", "update", chat, "--spread", "--preemptible")["deployments"]
+    assert deployment["placement"] == {"strategy": "spread", "node_labels": {}, "preemptible": True}
+    (deployment,) = tenant.json("service", "update", chat, "--pack", "--node-label", "rack=A1")["deployments"]
+    assert deployment["placement"] == {"strategy": "pack", "node_labels": {"rack": "A1"}, "preemptible": True}
+    changed = tenant.json("service", "update", chat, "--not-preemptible", "--node-label", "")
+    assert changed["deployments"][0]["placement"] == {"strategy": "pack", "node_labels": {}, "preemptible": False}
+    assert "--node-label 'x' is not of the form" in tenant.fails(
+        "service", "update", chat, "--node-label", "x", status=2
+    )
     assert tenant.json("service", "stop", chat, "--wait")["state"] == "stopped"
     assert "stopped" in tenant.ok("service", "wait", chat)
     assert "action-not-allowed" in tenant.fails("service", "stop", chat)

@@ -308,6 +308,9 @@ async def test_tenants_get_quotas_of_what_they_use(empty_url: str, engine: Async
     assert await _rows(engine, "SELECT device_memory_bytes, cpu_millis, memory_bytes, needs FROM deployments") == [
         (least, 1500, 7, None)
     ]
+    assert await _rows(engine, "SELECT strategy, node_labels, preemptible FROM deployments") == [("pack", None, False)]
+    with pytest.raises(IntegrityError):
+        await _write(engine, "UPDATE deployments SET strategy = 'best'")
     assert sorted(await _rows(engine, "SELECT id, counted_bytes FROM model_versions")) == [("ver_1", 30), ("ver_2", 5)]
     await _move(engine, "0001")
     assert await _rows(engine, "SELECT resource FROM quotas") == []
