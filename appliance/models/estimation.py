@@ -1,7 +1,7 @@
 """What a version's files tell of its memory: `gpu.estimate` needs the configuration and the tensors of the headers.
 
-Reading the headers of the largest models takes a second, hence a thread; what a version holds never changes, hence the
-last few are kept.
+Reading the headers of the largest models takes a second, hence a thread; what a version holds never changes, hence what
+is made of it is kept for the last few.
 """
 
 from __future__ import annotations
@@ -12,29 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from appliance.models.contents import JsonRefused, read_json
-from appliance.models.safetensors import SafetensorsInvalid, read_header
+from appliance.models.safetensors import MOST_TENSORS, SafetensorsInvalid, read_header
 from appliance.models.schemas import MemoryEstimate
 from appliance.models.store import Store
 from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Workload, estimate
+from gpu.estimate.facts import ModelFacts, facts_of
 from gpu.estimate.weights import TensorFact
 from gpu.snapshot import DeviceKind
 from gpu.states import Vendor
 
-_KEPT: Final = 8
-"""Versions; the largest model has 100,000 tensors."""
-
-
-class VersionFacts(Struct, frozen=True):
-    """`problem` is why the configuration or a header could not be read; what was read until then is there."""
-
-    config: Mapping[str, Any]
-    tensors: tuple[TensorFact, ...]
-    problem: str | None = None
+_KEPT: Final = 64
+"""Versions."""
 
 
 class FactsReader:
@@ -42,9 +35,9 @@ class FactsReader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._kept: OrderedDict[str, VersionFacts] = OrderedDict()
+        self._kept: OrderedDict[str, ModelFacts] = OrderedDict()
 
-    async def facts(self, version_id: str) -> VersionFacts:
+    async def facts(self, version_id: str) -> ModelFacts:
         found = self._kept.get(version_id)
         if found is None:
             found = await asyncio.to_thread(read_facts, self._store.tree(version_id))
@@ -55,16 +48,15 @@ class FactsReader:
         return found
 
 
-def read_facts(folder: Path) -> VersionFacts:
+def read_facts(folder: Path) -> ModelFacts:
     """Of the version whose files lie in `folder`."""
-    config: Mapping[str, Any] = {}
-    tensors: list[TensorFact] = []
     try:
         config = read_config(folder)
-        tensors.extend(_tensors(folder))
     except EstimateImpossible as error:
-        return VersionFacts(config, tuple(tensors), error.detail)
-    return VersionFacts(config, tuple(tensors))
+        return ModelFacts(problem=error.detail, unknown_shape=error.detail)
+    tensors = _Tensors(folder)
+    facts = facts_of(config, tensors)
+    return structs.replace(facts, problem=tensors.problem)
 
 
 def estimate_version(folder: Path, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
@@ -72,11 +64,11 @@ def estimate_version(folder: Path, workload: Workload, kinds: Iterable[DeviceKin
     return estimate_facts(read_facts(folder), workload, kinds)
 
 
-def estimate_facts(facts: VersionFacts, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
+def estimate_facts(facts: ModelFacts, workload: Workload, kinds: Iterable[DeviceKind]) -> MemoryEstimate:
     """With those of the devices that cannot run the model; raises `EstimateImpossible`."""
-    if facts.problem is not None and (workload.weight_bytes is None or not facts.config):
+    if facts.problem is not None and (workload.weight_bytes is None or facts.problem == facts.unknown_shape):
         raise EstimateImpossible(facts.problem)
-    told = structs.asdict(estimate(facts.config, facts.tensors, workload))
+    told = structs.asdict(estimate(facts, workload))
     return MemoryEstimate(**told, refused_devices=refused_devices(facts.config, kinds))
 
 
@@ -102,12 +94,25 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _tensors(folder: Path) -> Iterator[TensorFact]:
-    for file in sorted(folder.rglob("*.safetensors")):
-        try:
-            with file.open("rb") as opened:
-                header = read_header(opened, file.stat().st_size)
-        except SafetensorsInvalid as error:
-            raise EstimateImpossible(f"{file.name}: {error}; give weight_bytes") from error
-        for name, tensor in header.tensors.items():
-            yield TensorFact(name, tensor.shape, tensor.end - tensor.begin)
+class _Tensors:
+    """Those of all files, one after another, up to a file that cannot be read: then `problem` says why."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.problem: str | None = None
+
+    def __iter__(self) -> Iterator[TensorFact]:
+        count = 0
+        for file in sorted(self._folder.rglob("*.safetensors")):
+            try:
+                with file.open("rb") as opened:
+                    header = read_header(opened, file.stat().st_size)
+            except SafetensorsInvalid as error:
+                self.problem = f"{file.name}: {error}; give weight_bytes"
+                return
+            count += len(header.tensors)
+            if count > MOST_TENSORS:
+                self.problem = f"the model has more than {MOST_TENSORS} tensors; give weight_bytes"
+                return
+            for name, tensor in header.tensors.items():
+                yield TensorFact(name, tensor.shape, tensor.end - tensor.begin, tensor.dtype)

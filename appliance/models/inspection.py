@@ -18,7 +18,7 @@ from appliance.models.errors import ModelRefused, Refusal
 from appliance.models.kinds import FileKind, kind_of, kind_problem
 from appliance.models.metadata import ModelMetadata, Weights, detect
 from appliance.models.paths import path_problem, tree_problems
-from appliance.models.safetensors import SafetensorsInvalid, read_header
+from appliance.models.safetensors import MOST_TENSORS, SafetensorsInvalid, read_header
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
 VOCABULARIES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
@@ -87,6 +87,8 @@ class Inspection:
                 self._weights.add(read_header(opened, file.stat().st_size))
         except SafetensorsInvalid as error:
             return f"it is not a valid safetensors file: {error}"
+        if self._weights.tensors > MOST_TENSORS:
+            return f"with it the model has more than {MOST_TENSORS} tensors"
         return None
 
     def _examine_json(self, path: str, file: Path) -> str | None:

@@ -97,9 +97,11 @@ class Weights:
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.tensors = 0
         self.elements: dict[str, int] = {}
 
     def add(self, header: Header) -> None:
+        self.tensors += len(header.tensors)
         for tensor in header.tensors.values():
             self.bytes += tensor.end - tensor.begin
             self.elements[tensor.dtype] = self.elements.get(tensor.dtype, 0) + tensor.elements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.runtimes.capability import CombinationRefused, ModelTraits, check
 from appliance.runtimes.catalog import Catalog, Mode, RuntimeSpec
-from appliance.services.needs import Facts, Needs
+from appliance.services.needs import Needs
 from appliance.services.sizing import Fit, Fitted, smallest, stock_of
+from gpu.estimate.facts import ModelFacts
 from gpu.tables import FlavorRow, PoolRow
 from tenants import entitlements
 from tenants.grant_schemas import GrantKind
@@ -32,7 +34,7 @@ class Choice:
     needs: Needs
 
 
-async def choose_flavor(work: Work, wanted: str | None, pool: PoolRow, fit: Fit, facts: Facts) -> Fitted:
+async def choose_flavor(work: Work, wanted: str | None, pool: PoolRow, fit: Fit, facts: ModelFacts) -> Fitted:
     """The flavor by name or id, with runtime and needs; without one, the suggestion of `sizing` for what the tenant may
     use of the pool.
     """
@@ -43,7 +45,8 @@ async def choose_flavor(work: Work, wanted: str | None, pool: PoolRow, fit: Fit,
         entitlement = (await entitlements.load(session, {tenant_id}, work.now()))[tenant_id]
         stock = await stock_of(session, pool.id)
         refused = entitlement.excluded({(each.vendor, each.model) for each in stock})
-        return smallest(flavors, [each for each in stock if each.model not in refused], fit, facts, pool.name)
+        allowed = [each for each in stock if each.model not in refused]
+        return await asyncio.to_thread(smallest, flavors, allowed, fit, facts, pool.name)
     for flavor in flavors:
         if wanted in (flavor.name, flavor.id):
             return fit(flavor)

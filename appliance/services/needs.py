@@ -7,9 +7,9 @@ fails closed: what cannot be estimated asks for `device_memory_bytes`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from math import ceil
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -18,12 +18,11 @@ from appliance.runtimes import arguments
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.runtimes.spec import RuntimeSpec
 from gpu.estimate.cache import BLOCK_TOKENS
-from gpu.estimate.compatibility import quantisation_of
 from gpu.estimate.correction import NONE, Correction, corrected
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split, estimate
-from gpu.estimate.shape import ModelShape, read_shape
-from gpu.estimate.weights import TensorFact, weights_per_rank
+from gpu.estimate.facts import ModelFacts
+from gpu.estimate.weights import weights_per_rank
 from gpu.states import WHOLE
 
 _CPU_BLOCK_TOKENS: Final = 128
@@ -34,15 +33,8 @@ _WIDE: Final = frozenset({"float", "float32"})
 _ASK: Final = "or publish with device_memory_bytes: what each device must have"
 
 
-class Facts(Protocol):
-    """What the files of a model version tell; `problem` is what of them could not be read."""
-
-    @property
-    def config(self) -> Mapping[str, Any]: ...
-    @property
-    def tensors(self) -> Collection[TensorFact]: ...
-    @property
-    def problem(self) -> str | None: ...
+Facts: TypeAlias = ModelFacts
+"""What the files of a model version tell."""
 
 
 class Needs(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,10 +84,11 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     ranks, groups = split(asked)
     share = _share(asked)
     _check_sharing(asked, is_estimated=asked.device_memory_bytes is None)
-    quantisation = _quantisation(facts.config)
+    quantisation = dict(facts.config.get("quantization_config", {}))
     if asked.devices and asked.device_memory_bytes is not None:
-        shape = _check_given_split(facts.config, Workload(context=1, ranks=ranks, groups=groups))
-        weights = weights_per_rank(facts.tensors, shape, ranks, groups) if facts.tensors else 0
+        if facts.shape is not None:
+            check_split(facts.shape, Workload(context=1, ranks=ranks, groups=groups))
+        weights = weights_per_rank(facts.weights, facts.shape, ranks, groups) if facts.weights.tensors else 0
         cache = _cache_bytes(asked, groups) or 0
         _check_given(asked.device_memory_bytes, weights + cache)
         return Needs(
@@ -107,9 +100,8 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     try:
         if facts.problem is not None:
             raise EstimateImpossible(facts.problem)  # noqa: TRY301 - with the same addition as the estimate's own
-        shape = read_shape(facts.config)
-        workload = workload_of(asked, facts.config, shape)
-        estimated = estimate(facts.config, facts.tensors, workload)
+        workload = workload_of(asked, facts)
+        estimated = estimate(facts, workload)
     except EstimateImpossible as error:
         if not asked.devices:
             return Needs(source="unknown", device_memory_bytes=0, devices=0, problem=error.detail)
@@ -147,11 +139,11 @@ def split(asked: Asked) -> tuple[int, int]:
     return ranks, groups
 
 
-def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> Workload:
+def workload_of(asked: Asked, facts: Facts) -> Workload:
     """The workload that the arguments ask for; raises `EstimateImpossible`, `ArgumentRefused`."""
     runtime, sizing, args = asked.runtime, asked.runtime.sizing, asked.args
     ranks, groups = split(asked)
-    context = arguments.number_in(args, runtime.context_argument) or shape.positions
+    context = arguments.number_in(args, runtime.context_argument) or facts.known_shape().positions
     if context is None:
         setting = f"set {runtime.context_argument}" if runtime.context_argument else "choose another runtime"
         raise EstimateImpossible(f"config.json does not tell the longest context; {setting}")
@@ -164,7 +156,7 @@ def workload_of(asked: Asked, config: Mapping[str, Any], shape: ModelShape) -> W
         block_tokens=arguments.number_in(args, sizing.block_argument) or _block_tokens(asked),
         kv_cache_bytes=_cache_bytes(asked, groups),
         kv_element_bytes=_element_bytes(asked),
-        weights_factor=2 if _is_wide(asked) and _is_narrow(config) else 1,
+        number_bytes=4 if _is_wide(asked) else 2,
         has_graphs=bool(asked.devices) and sizing.has_graphs and not _has(args, sizing.eager_argument),
     )
 
@@ -193,11 +185,6 @@ def _is_wide(asked: Asked) -> bool:
     """Whether the engine is told to compute in 32 bits."""
     argument = asked.runtime.sizing.dtype_argument
     return argument is not None and arguments.text_in(asked.args, argument) in _WIDE
-
-
-def _is_narrow(config: Mapping[str, Any]) -> bool:
-    """Whether the files hold the weights in 16 bits."""
-    return config.get("torch_dtype", config.get("dtype")) != "float32" and quantisation_of(config) is None
 
 
 def _share(asked: Asked) -> float:
@@ -238,23 +225,6 @@ def _check_sharing(asked: Asked, is_estimated: bool) -> None:  # noqa: FBT001 - 
 
 def _has(args: Sequence[str], flag: str | None) -> bool:
     return flag is not None and flag in args
-
-
-def _quantisation(config: Mapping[str, Any]) -> dict[str, str]:
-    found = quantisation_of(config)
-    if found is None:
-        return {}
-    return {name: str(found.get(name, ""))[:64] for name in ("quant_method", "format")}
-
-
-def _check_given_split(config: Mapping[str, Any], workload: Workload) -> ModelShape | None:
-    """As far as the configuration tells the shape, which is returned: a person's figure is there because it may not."""
-    try:
-        shape = read_shape(config)
-    except EstimateImpossible:
-        return None
-    check_split(shape, workload)
-    return shape
 
 
 def _check_given(device_memory_bytes: int, least: int) -> None:

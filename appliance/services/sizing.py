@@ -18,9 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.runtimes.capability import excluded_models
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
 from appliance.runtimes.spec import RuntimeSpec
-from appliance.services.needs import Facts, Needs
+from appliance.services.needs import Needs
 from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.facts import ModelFacts
 from gpu.states import DeviceState, Vendor
 from gpu.tables import DeviceRow, FlavorRow, NodeRow
 
@@ -75,8 +76,8 @@ def guide(weight_bytes: int) -> Guide:
     return Guide(billions=billions, least=_MOST[0], most=_MOST[1])
 
 
-def guide_of(facts: Facts) -> Guide:
-    return guide(sum(tensor.size for tensor in facts.tensors))
+def guide_of(facts: ModelFacts) -> Guide:
+    return guide(facts.weights.total_bytes)
 
 
 async def stock_of(session: AsyncSession, pool_id: str) -> list[Stock]:
@@ -92,7 +93,7 @@ async def stock_of(session: AsyncSession, pool_id: str) -> list[Stock]:
     return sorted(set(map(Stock._make, [row[1:] for row in await session.execute(query)])), key=str)
 
 
-def smallest(flavors: Sequence[FlavorRow], stock: Sequence[Stock], fit: Fit, facts: Facts, pool: str) -> Fitted:
+def smallest(flavors: Sequence[FlavorRow], stock: Sequence[Stock], fit: Fit, facts: ModelFacts, pool: str) -> Fitted:
     """The suggestion, its reason in `needs.reason`; raises what `fit` raises where no flavor will do.
 
     `flavors` begins with the smallest.

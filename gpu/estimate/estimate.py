@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
 from gpu.estimate import cache, overhead
 from gpu.estimate.errors import EstimateImpossible
-from gpu.estimate.shape import ModelShape, read_shape
-from gpu.estimate.weights import TensorFact, dealt, weights_per_rank
+from gpu.estimate.facts import ModelFacts
+from gpu.estimate.shape import ModelShape
+from gpu.estimate.weights import dealt, weights_per_rank
 
 LARGEST_STEP: Final = 8192
 """Tokens that an engine computes at once at most, unless it is told otherwise."""
@@ -21,7 +21,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     the layers are dealt to the groups, and each layer is split over a group's ranks.
 
     `kv_cache_bytes` is what the engine is told to take for its cache, in place of what the sequences take.
-    `kv_element_bytes` is 2, or 1 for a cache in FP8; `weights_factor` is 2 where 16 bits are widened to 32.
+    `kv_element_bytes` is 2, or 1 for a cache in FP8; `number_bytes` are those of a number that the engine computes in,
+    to which narrower weights are widened.
     `weight_bytes` and `kv_bytes_per_token` are a person's figures for one rank, in place of what the files do not tell;
     `has_graphs` is off with `--enforce-eager`.
     """
@@ -34,7 +35,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     block_tokens: int = cache.BLOCK_TOKENS
     kv_cache_bytes: int | None = None
     kv_element_bytes: int = 2
-    weights_factor: int = 1
+    number_bytes: int = 2
     has_graphs: bool = True
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
@@ -58,9 +59,9 @@ class Estimate(Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def estimate(config: Mapping[str, Any], tensors: Collection[TensorFact], workload: Workload) -> Estimate:
+def estimate(facts: ModelFacts, workload: Workload) -> Estimate:
     """Raise `EstimateImpossible` with the number that is missing, or with why the model cannot be split so."""
-    shape = _shape(config, workload)
+    shape = facts.shape if workload.kv_bytes_per_token is not None else facts.known_shape()
     if shape is not None:
         check_split(shape, workload)
     if shape is not None and shape.positions is not None and workload.context > shape.positions:
@@ -69,7 +70,8 @@ def estimate(config: Mapping[str, Any], tensors: Collection[TensorFact], workloa
         )
     weights = workload.weight_bytes
     if weights is None:
-        weights = workload.weights_factor * weights_per_rank(tensors, shape, workload.ranks, workload.groups)
+        ranks, groups = workload.ranks, workload.groups
+        weights = weights_per_rank(facts.weights, shape, ranks, groups, number_bytes=workload.number_bytes)
     per_token, sequence, kv_cache = _cache(shape, workload)
     activations = graphs = 0
     if shape is not None:
@@ -90,16 +92,6 @@ def estimate(config: Mapping[str, Any], tensors: Collection[TensorFact], workloa
         sequence_bytes=sequence,
         notes=list(_notes(shape, workload)),
     )
-
-
-def _shape(config: Mapping[str, Any], workload: Workload) -> ModelShape | None:
-    """None where a person gave the figure that the configuration does not tell."""
-    try:
-        return read_shape(config)
-    except EstimateImpossible:
-        if workload.kv_bytes_per_token is None:
-            raise
-        return None
 
 
 def check_split(shape: ModelShape, workload: Workload) -> None:

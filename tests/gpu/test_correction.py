@@ -5,10 +5,11 @@ from hypothesis import strategies as st
 
 from gpu.estimate.correction import LEAST, MOST, NONE, Correction, Report, corrected, learned, overhead_of
 from gpu.estimate.estimate import Estimate, Workload, estimate
+from gpu.estimate.facts import facts_of
 from tests.gpu.checkpoints import LLAMA2_7B
 from tests.gpu.test_estimate import ONE
 
-PLAIN = estimate(LLAMA2_7B, ONE, Workload(context=4096, concurrency=2))
+PLAIN = estimate(facts_of(LLAMA2_7B, ONE), Workload(context=4096, concurrency=2))
 RATIOS = st.floats(min_value=0.01, max_value=100)
 
 

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.models.estimation import estimate_version
 from gpu.estimate.compatibility import refusal
 from gpu.estimate.errors import EstimateImpossible
 from gpu.estimate.estimate import Estimate, Workload, estimate
-from gpu.estimate.weights import TensorFact
+from gpu.estimate.facts import facts_of
+from gpu.estimate.shape import read_shape
+from gpu.estimate.weights import TensorFact, add_up, weights_per_rank
 from gpu.snapshot import DeviceKind
 from gpu.states import Vendor
 from tests.gpu import checkpoints
@@ -27,7 +31,7 @@ def of(folder: Path, **workload: Any) -> Estimate:
 
 def shape_of(config: Mapping[str, Any], **workload: Any) -> Estimate:
     """With weights that do not matter."""
-    return estimate(config, ONE, Workload(**({"context": 4096} | workload)))
+    return estimate(facts_of(config, ONE), Workload(**({"context": 4096} | workload)))
 
 
 def test_qwen3_06b_does_not_load_its_head_twice(tmp_path: Path) -> None:
@@ -149,8 +153,8 @@ def test_what_cannot_be_estimated_asks_for_a_number(config: Mapping[str, Any], m
 
 def test_a_model_without_tensors_asks_for_its_weights() -> None:
     with pytest.raises(EstimateImpossible, match="weight_bytes"):
-        estimate(LLAMA2_7B, [], Workload(context=1))
-    assert estimate(LLAMA2_7B, [], Workload(context=1, weight_bytes=77)).weights_bytes == 77
+        estimate(facts_of(LLAMA2_7B, []), Workload(context=1))
+    assert estimate(facts_of(LLAMA2_7B, []), Workload(context=1, weight_bytes=77)).weights_bytes == 77
 
 
 def test_heads_are_split_evenly_or_not_at_all() -> None:
@@ -210,3 +214,33 @@ def test_a_broken_file_is_no_estimate(tmp_path: Path) -> None:
         file.truncate(20)
     with pytest.raises(EstimateImpossible, match=r"model-00000\.safetensors"):
         of(folder)
+
+
+NAMES = [
+    "model.layers.0.k_proj.weight",
+    "model.layers.1.up_proj.weight",
+    "lm_head.weight",
+    "model.layers.0.gate.weight",
+]
+TENSORS = st.builds(
+    TensorFact,
+    st.sampled_from(NAMES),
+    st.sampled_from([(8,), (4, 4)]),
+    st.integers(0, 1 << 40),
+    st.sampled_from(["BF16", "F32", "U8"]),
+)
+
+
+@given(st.lists(TENSORS, min_size=1, max_size=30), st.sampled_from([1, 2, 8, 16]))
+def test_tensors_added_up_take_what_each_takes(tensors: list[TensorFact], ranks: int) -> None:
+    shape = read_shape(LLAMA3_70B)
+    one_by_one = sum(weights_per_rank(add_up([tensor], shape), shape, ranks) for tensor in tensors)
+    together = weights_per_rank(add_up(tensors, shape), shape, ranks)
+    assert one_by_one - len(tensors) <= together <= one_by_one
+
+
+def test_what_is_kept_of_a_model_does_not_grow_with_its_tensors() -> None:
+    many = (TensorFact(f"layers.{number}.{number % 7}", (number % 5, 4), number) for number in range(20_000))
+    facts = facts_of(LLAMA2_7B, many)
+    assert facts.weights.tensors == 20_000
+    assert len(facts.weights.parts) < 5

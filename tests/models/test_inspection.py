@@ -11,6 +11,7 @@ from appliance.models.card import Card, read_card
 from appliance.models.errors import ModelRefused
 from appliance.models.inspection import Inspection, check_names
 from appliance.models.metadata import ModelMetadata
+from appliance.models.safetensors import MOST_TENSORS
 from tests.models.builders import CONFIG, model_files, safetensors, write_files
 
 
@@ -70,6 +71,13 @@ def test_figures_of_a_wrong_type_or_range_are_absent(tmp_path: Path, value: obje
 def test_values_that_no_database_holds_are_dropped(tmp_path: Path):
     generation = b'{"temperature": NaN, "top_p": Infinity, "top_k": 5, "suppress_tokens": [1], "max_length": 1e300}'
     assert inspect(tmp_path, model_files() | {"generation_config.json": generation}).generation_defaults == {"top_k": 5}
+
+
+def test_a_model_with_more_tensors_than_any_is_refused(tmp_path: Path):
+    many = safetensors({f"t{number}": ("U8", (0,)) for number in range(MOST_TENSORS // 4 + 1)})
+    files = model_files() | {f"model-{number}.safetensors": many for number in range(4)}
+    with pytest.raises(ModelRefused, match=rf"model-3\.safetensors: with it the model has more than {MOST_TENSORS}"):
+        inspect(tmp_path, files)
 
 
 def zipped(tmp_path: Path) -> bytes:

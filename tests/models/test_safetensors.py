@@ -112,3 +112,15 @@ def test_a_header_that_is_too_long_is_refused_before_it_is_read():
 def test_sub_byte_types_are_counted_in_bits():
     header = read(safetensors({"a": ("F4", (3, 2)), "b": ("F6_E2M3", (4,))}))
     assert [tensor.end - tensor.begin for tensor in header.tensors.values()] == [3, 3]
+
+
+@pytest.mark.parametrize(("begin", "is_good"), [(0, True), (2, True), (4, True), (1, False), (3, False)])
+def test_a_tensor_without_bytes_lies_between_others(begin: int, is_good: bool):  # noqa: FBT001 - a table
+    empty = {"dtype": "U8", "shape": [0], "data_offsets": [begin, begin]}
+    two = {name: {"dtype": "U8", "shape": [2], "data_offsets": [at, at + 2]} for name, at in (("b", 2), ("a", 0))}
+    for members in ({"empty": empty, **two}, {**two, "empty": empty}):
+        if is_good:
+            assert len(parse_header(json.dumps(members).encode(), 4).tensors) == 3
+        else:
+            with pytest.raises(SafetensorsInvalid, match=f"has no bytes and lies within another, at {begin}"):
+                parse_header(json.dumps(members).encode(), 4)

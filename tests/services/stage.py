@@ -19,7 +19,6 @@ from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.ids import TenantId, new_id
 from appliance.kernel.leases import Guarded
-from appliance.models.estimation import VersionFacts
 from appliance.models.tables import ModelRow, ModelVersionRow
 from appliance.runtimes.catalog import Catalog
 from appliance.services import queries
@@ -31,6 +30,7 @@ from appliance.services.reconciler import ServiceReconciler
 from appliance.services.schemas import CreateService, UpdateService
 from appliance.services.states import ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, EventRow, ReplicaRow, ServiceRow
+from gpu.estimate.facts import ModelFacts, facts_of
 from gpu.estimate.weights import TensorFact
 from gpu.states import DeviceState, NodeState
 from gpu.tables import DeviceLeaseRow, DeviceRow, FlavorRow, NodeClaimRow, NodeRow, PoolRow
@@ -45,7 +45,7 @@ from tests.services.preparations import Verifier
 from tests.support.waiting import eventually_async
 
 GIB: Final = 1024**3
-TINY: Final = VersionFacts(
+TINY: Final = facts_of(
     {
         "num_hidden_layers": 2,
         "hidden_size": 64,
@@ -238,7 +238,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
     async def find_model(*_: object) -> Found:
         return found
 
-    async def facts_of(_: str) -> VersionFacts:
+    async def read_facts(_: str) -> ModelFacts:
         return TINY
 
     catalog = Catalog([light(folder / "light", f'{LIGHT}\n[sizing]\nreport = "vllm"\nshare_argument = "--share"\n')])
@@ -262,7 +262,7 @@ async def set_stage(database: Database, clock: ManualClock, folder: Path, first_
         backoff=Backoff(first_s=1, cap_s=300),
         timing=Timing(probe_s=5, probe_period_s=0.02, stop_grace_s=5, drain=timedelta(seconds=30)),
     )
-    publishing = Publishing(catalog, find_model, launcher, facts_of, is_ready=lambda _: True)
+    publishing = Publishing(catalog, find_model, launcher, read_facts, is_ready=lambda _: True)
     return Stage(
         database, clock, machinery, launcher, publisher, workers, tenant_id, found.version_id, publishing, verifier
     )

@@ -9,7 +9,6 @@ import pytest
 from msgspec.structs import replace
 
 from appliance.kernel.resources import resource
-from appliance.models.estimation import VersionFacts
 from appliance.runtimes.arguments import check_args, with_devices
 from appliance.runtimes.catalog import read_runtime
 from appliance.runtimes.errors import ArgumentRefused, CombinationRefused
@@ -17,6 +16,7 @@ from appliance.runtimes.spec import Sizing
 from appliance.services.needs import Asked, Needs, needs
 from gpu.estimate.correction import NONE, Correction
 from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.facts import ModelFacts, facts_of
 from gpu.estimate.weights import TensorFact
 from tests.gpu.checkpoints import LLAMA2_7B, LLAMA3_70B
 
@@ -27,13 +27,13 @@ WEIGHTS = (
     TensorFact("model.layers.0.mlp.up_proj.weight", (11008, 4096), 12 * GIB),
     TensorFact("lm_head.weight", (32000, 4096), GIB),
 )
-LLAMA = VersionFacts(LLAMA2_7B, WEIGHTS)
+LLAMA = facts_of(LLAMA2_7B, WEIGHTS)
 
 
 def found(
     *args: str,
     devices: int = 1,
-    facts: VersionFacts = LLAMA,
+    facts: ModelFacts = LLAMA,
     runtime: Any = VLLM,
     given: int | None = None,
     share: int = 100,
@@ -118,7 +118,7 @@ def test_heads_that_the_devices_do_not_divide_are_refused_with_the_counts_that_d
 
 
 def test_a_person_s_number_is_taken_as_it_is() -> None:
-    told = found(given=20 * GIB, facts=VersionFacts({}, ()))
+    told = found(given=20 * GIB, facts=facts_of({}, ()))
     assert (told.source, told.device_memory_bytes, told.breakdown) == ("given", 20 * GIB, None)
 
 
@@ -135,26 +135,26 @@ def test_a_person_s_number_holds_the_weights_at_least() -> None:
 @pytest.mark.parametrize("layers", [4097, 10**9])
 def test_a_number_of_layers_that_no_model_has_is_refused_before_it_is_counted(layers: int) -> None:
     with pytest.raises(EstimateImpossible, match=f"tells of {layers} layers, which no model has"):
-        found(facts=VersionFacts(LLAMA2_7B | {"num_hidden_layers": layers}, WEIGHTS))
+        found(facts=facts_of(LLAMA2_7B | {"num_hidden_layers": layers}, WEIGHTS))
 
 
 def test_more_memory_than_any_device_has_is_refused() -> None:
     huge = LLAMA2_7B | {"max_position_embeddings": 1 << 39}
     with pytest.raises(EstimateImpossible, match="bytes of each device are more than any has"):
-        found(facts=VersionFacts(huge, WEIGHTS))
+        found(facts=facts_of(huge, WEIGHTS))
 
 
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        (VersionFacts({}, WEIGHTS), "num_hidden_layers"),
-        (VersionFacts(LLAMA2_7B, ()), "no safetensors weights"),
-        (VersionFacts(LLAMA2_7B, WEIGHTS, "model.safetensors: its header is cut off"), "cut off"),
-        (VersionFacts(LLAMA2_7B | {"max_position_embeddings": None}, WEIGHTS), "set --max-model-len"),
-        (VersionFacts(LLAMA2_7B | {"mamba_d_state": 16}, WEIGHTS), "mamba_d_state"),
+        (facts_of({}, WEIGHTS), "num_hidden_layers"),
+        (facts_of(LLAMA2_7B, ()), "no safetensors weights"),
+        (facts_of(LLAMA2_7B, WEIGHTS, "model.safetensors: its header is cut off"), "cut off"),
+        (facts_of(LLAMA2_7B | {"max_position_embeddings": None}, WEIGHTS), "set --max-model-len"),
+        (facts_of(LLAMA2_7B | {"mamba_d_state": 16}, WEIGHTS), "mamba_d_state"),
     ],
 )
-def test_what_cannot_be_estimated_asks_for_a_number_unless_it_needs_no_device(facts: VersionFacts, reason: str) -> None:
+def test_what_cannot_be_estimated_asks_for_a_number_unless_it_needs_no_device(facts: ModelFacts, reason: str) -> None:
     with pytest.raises(EstimateImpossible, match=rf"{reason}.*publish with device_memory_bytes"):
         found(facts=facts)
     without = found(facts=facts, devices=0)
@@ -171,11 +171,11 @@ def test_a_context_beyond_the_model_s_is_refused_unless_it_is_stretched() -> Non
     with pytest.raises(EstimateImpossible, match="more than the model's 4096"):
         found("--max-model-len=8192")
     stretched = LLAMA2_7B | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}
-    assert found(facts=VersionFacts(stretched, WEIGHTS)).context == 8192
+    assert found(facts=facts_of(stretched, WEIGHTS)).context == 8192
     yarn = LLAMA2_7B | {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 2048}}
-    assert found(facts=VersionFacts(yarn, WEIGHTS)).context == 8192
+    assert found(facts=facts_of(yarn, WEIGHTS)).context == 8192
     llama3 = LLAMA2_7B | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}
-    assert found(facts=VersionFacts(llama3, WEIGHTS)).context == 4096
+    assert found(facts=facts_of(llama3, WEIGHTS)).context == 4096
 
 
 def test_without_devices_nothing_is_asked_of_any() -> None:
@@ -196,7 +196,7 @@ def test_what_engines_reported_counts() -> None:
 
 def test_the_quantisation_is_kept_for_the_devices_to_be_asked() -> None:
     config = LLAMA3_70B | {"quantization_config": {"quant_method": "compressed-tensors", "format": "float-quantized"}}
-    told = found(facts=VersionFacts(config, WEIGHTS), devices=8)
+    told = found(facts=facts_of(config, WEIGHTS), devices=8)
     assert told.quantisation == {"quant_method": "compressed-tensors", "format": "float-quantized"}
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from appliance.kernel.ids import new_id
-from appliance.models.estimation import VersionFacts
 from appliance.runtimes.errors import CombinationRefused
 from appliance.services.needs import Asked, needs
 from appliance.services.sizing import Fitted, Stock, guide, smallest
 from gpu.estimate.correction import NONE
 from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.facts import ModelFacts, facts_of
 from gpu.estimate.weights import TensorFact
 from gpu.tables import FlavorRow
 from tenants.grant_schemas import GrantKind
@@ -31,14 +31,18 @@ ZHIKAI = Stock("iluvatar", "MR-V100", None, 8, 32 * GIB)
 TIANGAI = Stock("iluvatar", "BI-V150", None, 8, 64 * GIB)
 
 
-def facts(config: dict[str, Any]) -> VersionFacts:
+def tensors(config: dict[str, Any]) -> list[TensorFact]:
     def size(shape: tuple[int, ...]) -> int:
         elements = 1
         for length in shape:
             elements *= length
         return 2 * elements
 
-    return VersionFacts(config, tuple(TensorFact(name, shape, size(shape)) for name, _, shape in dense(config)))
+    return [TensorFact(name, shape, size(shape)) for name, _, shape in dense(config)]
+
+
+def facts(config: dict[str, Any]) -> ModelFacts:
+    return facts_of(config, tensors(config))
 
 
 SEVEN, SEVENTY = facts(LLAMA2_7B), facts(LLAMA3_70B)
@@ -49,7 +53,7 @@ FLAVORS = [
 
 
 def chosen(
-    stock: list[Stock], known: VersionFacts, *args: str, flavors: list[FlavorRow] = FLAVORS, given: int | None = None
+    stock: list[Stock], known: ModelFacts, *args: str, flavors: list[FlavorRow] = FLAVORS, given: int | None = None
 ) -> tuple[str, str]:
     def fit(flavor: FlavorRow) -> Fitted:
         asked = Asked(runtime=VLLM, args=args, devices=flavor.devices, device_memory_bytes=given)
@@ -96,7 +100,7 @@ def test_a_person_s_number_counts() -> None:
 
 def test_devices_that_cannot_compute_the_model_do_not_count() -> None:
     assert "MR-V100" in chosen([TIANGAI, ZHIKAI], SEVEN)[1]  # TianGai runs normal mode alone
-    fp8 = VersionFacts(LLAMA2_7B | {"quantization_config": {"quant_method": "fp8"}}, SEVEN.tensors)
+    fp8 = facts_of(LLAMA2_7B | {"quantization_config": {"quant_method": "fp8"}}, tensors(LLAMA2_7B))
     assert "A10" in chosen([V100, A10], fp8)[1]
 
 
@@ -105,7 +109,7 @@ def test_where_nothing_suffices_the_guide_is_followed() -> None:
     assert name == "gpu-8"
     assert reason.startswith("no flavor's devices suffice on what pool default has; 8 to 16 devices are usual for 70.6")
     with pytest.raises(EstimateImpossible, match="device_memory_bytes"):
-        chosen([H200], VersionFacts({}, SEVEN.tensors))
+        chosen([H200], facts_of({}, tensors(LLAMA2_7B)))
 
 
 def test_a_model_that_no_runtime_serves_on_devices_gets_none() -> None:
