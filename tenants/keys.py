@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.crypto import new_secret, sha256_hex
 from appliance.kernel.errors import BadInput, Conflict, FieldError, NameTaken
 from appliance.kernel.ids import TenantId, new_id
+from appliance.kernel.instants import checked
 from appliance.kernel.pagination import Page, PageRequest
 from tenants import budgets, grants, limits, quotas
 from tenants.actors import ActorKind
@@ -87,7 +88,7 @@ async def lock_key(work: Work, name_or_id: str) -> ApiKeyRow:
 
 
 async def _require_within_own(work: Work, new: NewKey) -> None:
-    if new.expires_at is not None and new.expires_at <= work.now():
+    if new.expires_at is not None and checked(new.expires_at, "expires_at") <= work.now():
         raise BadInput(f"expires_at {new.expires_at.isoformat()} lies in the past")
     grants.require_scopes(work.actor, new.scopes)
     if work.actor.kind is not ActorKind.key:

@@ -11,6 +11,7 @@ from sqlalchemy import String
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.errors import BadInput
+from appliance.kernel.instants import checked
 from appliance.kernel.pagination import Page, PageRequest
 from tenants import budgets, periods
 from tenants.queries import keys as key_queries
@@ -114,10 +115,8 @@ def span_of(
     now: datetime, since: datetime | None, until: datetime | None, default: timedelta
 ) -> tuple[datetime, datetime]:
     """From and until when a caller means; `BadInput` for what is no span."""
-    end = until or now
-    begin = since or end - default
-    if begin.tzinfo is None or end.tzinfo is None:
-        raise BadInput("since and until need a time zone, for example 2026-11-21T00:00:00Z")
+    end = now if until is None else checked(until, "until")
+    begin = end - default if since is None else checked(since, "since")
     if begin >= end:
         raise BadInput(f"since {begin.isoformat()} must be before until {end.isoformat()}")
     return begin, end

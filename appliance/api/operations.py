@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
@@ -152,6 +153,8 @@ def _constrained(field: FieldDefinition, kwarg: ParameterKwarg) -> Any:
     if type(None) in get_args(annotation):
         annotation = Union[tuple(arg for arg in get_args(annotation) if arg is not type(None))]  # noqa: UP007
     bounds = {name: value for name in ("ge", "gt", "le", "lt") if (value := getattr(kwarg, name)) is not None}
+    if annotation is datetime:
+        bounds["tz"] = True
     if field.default not in (Empty, None):
         bounds["extra_json_schema"] = {"default": field.default}
     return Annotated[annotation, msgspec.Meta(**bounds)] if bounds else annotation

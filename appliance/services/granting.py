@@ -20,6 +20,7 @@ from appliance.gateway.queries import find_gateway
 from appliance.gateway.tables import GatewayRow
 from appliance.kernel.errors import BadInput, Conflict, FieldError, NotFound
 from appliance.kernel.ids import new_id
+from appliance.kernel.instants import checked
 from appliance.kernel.pagination import Page, PageRequest
 from appliance.runtimes.catalog import Catalog
 from appliance.services.moving import Effects
@@ -146,7 +147,7 @@ async def _aim(session: AsyncSession, row: GrantRow, new: NewGrant) -> None:
 
 
 def _check_expiry(work: Work, expires_at: datetime | None) -> None:
-    if expires_at is not None and expires_at <= work.now():
+    if expires_at is not None and checked(expires_at, "expires_at") <= work.now():
         wrong = f"{expires_at.isoformat()} is past; a grant ends later than now, or is deleted"
         raise BadInput(wrong, errors=[FieldError("/expires_at", wrong)])
 

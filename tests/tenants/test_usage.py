@@ -228,7 +228,7 @@ def test_too_many_periods_are_refused():
 def test_a_filter_needs_an_order_and_a_zone(clock: ManualClock):
     with pytest.raises(BadInput, match="must be before"):
         usage.filter_of(clock.now(), DAY, DAY)
-    with pytest.raises(BadInput, match="need a time zone"):
+    with pytest.raises(BadInput, match="needs a time zone"):
         usage.filter_of(clock.now(), datetime(2026, 1, 1), None)  # noqa: DTZ001
     assert usage.filter_of(DAY, None, None).since == DAY - timedelta(days=30)
 
