@@ -24,7 +24,10 @@ from appliance.kernel.errors import BadInput, DatabaseUnavailable
 
 BUSY_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
-_DATA_EXCEPTION, _TRANSACTION_ROLLBACK = "22", "40"
+LOCK_TIMEOUT_S = 10.0
+"""How long a statement waits for what another transaction has locked: as long as SQLite's writers wait altogether."""
+STATEMENT_TIMEOUT_S = 30.0
+_DATA_EXCEPTION, _TRANSACTION_ROLLBACK, _NOT_IN_STATE = "22", "40", "55"
 """Classes of SQLSTATE (PostgreSQL's manual, appendix A)."""
 _PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -60,8 +63,11 @@ def create_engine(url: str) -> AsyncEngine:
         connect_args={
             "async_creator_fn": _connect_postgres,
             "timeout": CONNECT_TIMEOUT_S,
-            "command_timeout": 30,
-            "server_settings": {"application_name": "appliance"},
+            "command_timeout": STATEMENT_TIMEOUT_S,
+            "server_settings": {
+                "application_name": "appliance",
+                "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000)),  # milliseconds
+            },
         },
     )
 
@@ -185,12 +191,17 @@ class _translated:  # noqa: N801 - used like a function
         match error:
             case IntegrityError():
                 return
-            case OperationalError() | InterfaceError() | PoolTimeout() | ConnectionError():
+            case OperationalError() | InterfaceError() | PoolTimeout() | ConnectionError() | TimeoutError():
+                # TimeoutError: asyncpg's own, of a statement, which SQLAlchemy passes on as it is.
                 raise DatabaseUnavailable("the database does not answer; try again", cause=str(error)) from error
             case DBAPIError() if error.connection_invalidated:
                 raise DatabaseUnavailable("the database went away; try again", cause=str(error)) from error
             case DBAPIError() if _sqlstate_class(error) == _TRANSACTION_ROLLBACK:
                 raise DatabaseUnavailable("two changes met; try again", cause=str(error)) from error
+            case DBAPIError() if _sqlstate_class(error) == _NOT_IN_STATE:  # a lock that was not to be had in time
+                raise DatabaseUnavailable(
+                    "the database is busy with other changes; try again", cause=str(error)
+                ) from error
             case DBAPIError() if _sqlstate_class(error) == _DATA_EXCEPTION:
                 raise BadInput("a value cannot be stored: a NUL character, or a number that is too large") from error
             case OverflowError():  # SQLite's driver, of a number beyond 64 bits

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
+from appliance.kernel import db
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
 from appliance.kernel.errors import BadInput, DatabaseUnavailable
@@ -67,3 +68,22 @@ async def test_of_two_that_wait_for_each_other_one_may_try_again(database: Datab
     async with database.read() as session:
         epochs = (await session.scalars(select(LeaseRow.epoch))).all()
     assert (outcomes, epochs) in ((["again", "done"], [2, 2]), (["done", "done"], [3, 3]))
+
+
+@pytest.mark.parametrize("limit", ["LOCK_TIMEOUT_S", "STATEMENT_TIMEOUT_S"])
+async def test_a_lock_that_is_not_to_be_had_is_told(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """Whether the server ends the waiting, or the driver."""
+    monkeypatch.setattr(db, limit, 0.3)
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.15)
+    database = Database(database_url)
+    await add(database, lease("a"))
+    async with database.write() as session:
+        await session.execute(update(LeaseRow).values(epoch=2))
+        with pytest.raises(DatabaseUnavailable):
+            async with database.write() as other:
+                await other.execute(update(LeaseRow).values(epoch=3))
+    async with database.read() as session:
+        assert await session.scalar(select(LeaseRow.epoch)) == 2
+    await database.close()
