@@ -175,8 +175,9 @@ class ControlPlane:
             log.info("control.stopped")
 
     def _sites(self, built: Built) -> list[Site]:
+        database = self._database.for_callers()
         apps: list[Any] = [
-            create(Context(port, self._settings, self._database, self._clock, self._passwords, built.parts))
+            create(Context(port, self._settings, database, self._clock, self._passwords, built.parts))
             for port in (Port.admin, Port.tenant)
         ]
         internal = Internal(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
@@ -24,6 +25,10 @@ from appliance.kernel.errors import BadInput, DatabaseUnavailable
 
 BUSY_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
+POOL = {"sqlite": 8, "postgresql": 15}
+"""Connections at most."""
+KEPT_FREE = 4
+"""Of them, for the control plane's own loops, whatever requests come in."""
 LOCK_TIMEOUT_S = 10.0
 """How long a statement waits for what another transaction has locked: as long as SQLite's writers wait altogether."""
 STATEMENT_TIMEOUT_S = 30.0
@@ -46,7 +51,7 @@ def create_engine(url: str) -> AsyncEngine:
         engine = create_async_engine(
             url,
             hide_parameters=True,
-            pool_size=8,
+            pool_size=POOL["sqlite"],
             max_overflow=0,
             pool_timeout=BUSY_TIMEOUT_S,
             connect_args={"async_creator_fn": _connect_sqlite},
@@ -57,7 +62,7 @@ def create_engine(url: str) -> AsyncEngine:
         url,
         hide_parameters=True,
         pool_size=10,
-        max_overflow=5,
+        max_overflow=POOL["postgresql"] - 10,
         pool_timeout=BUSY_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
@@ -125,21 +130,30 @@ class Database:
         self.activate = activate
         self._is_sqlite = self.engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
+        self._places: asyncio.Semaphore | None = None
         self._readers = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
         self._writers = async_sessionmaker(
             self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=False
         )
 
+    def for_callers(self) -> Database:
+        """The same for requests, of which so many have a transaction at a time that the control plane's own loops find
+        a connection and, on SQLite, their turn to write. The others wait, and are told to come again after a while.
+        """
+        shared = copy(self)
+        shared._places = asyncio.Semaphore(POOL[self.engine.dialect.name] - KEPT_FREE)  # noqa: SLF001 - it is ours
+        return shared
+
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        with _translated():
-            async with self._readers() as session, session.begin():
-                yield session
+        async with self._place():
+            with _translated():
+                async with self._readers() as session, session.begin():
+                    yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        await self._enter_queue()
-        try:
+        async with self._place(), self._turn():
             with _translated():
                 async with self._writers() as session:
                     async with session.begin():
@@ -147,8 +161,6 @@ class Database:
                         await session.flush()
                         reached("commit.before")
                     reached("commit.after")
-        finally:
-            self._leave_queue()
         self.activate(session.info.get("wake", ()))
 
     async def ping(self) -> None:
@@ -159,19 +171,38 @@ class Database:
     async def close(self) -> None:
         await self.engine.dispose()
 
-    async def _enter_queue(self) -> None:
-        if not self._is_sqlite:
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the places that requests have together."""
+        if self._places is None:
+            yield
             return
+        await _acquired(self._places)
         try:
-            # Not wait_for: before Python 3.12 it may swallow a cancellation, and its caller would never end.
-            async with asyncio.timeout(2 * BUSY_TIMEOUT_S):
-                await self._writer.acquire()
-        except TimeoutError as error:
-            raise DatabaseUnavailable("the database is busy with other changes; try again") from error
+            yield
+        finally:
+            self._places.release()
 
-    def _leave_queue(self) -> None:
-        if self._is_sqlite:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """SQLite has one writer at a time."""
+        if not self._is_sqlite:
+            yield
+            return
+        await _acquired(self._writer)
+        try:
+            yield
+        finally:
             self._writer.release()
+
+
+async def _acquired(waited_for: asyncio.Lock | asyncio.Semaphore) -> None:
+    try:
+        # Not wait_for: before Python 3.12 it may swallow a cancellation, and its caller would never end.
+        async with asyncio.timeout(2 * BUSY_TIMEOUT_S):
+            await waited_for.acquire()
+    except TimeoutError as error:
+        raise DatabaseUnavailable("the database is busy with other changes; try again") from error
 
 
 def wake(session: AsyncSession, *reconcilers: str) -> None:

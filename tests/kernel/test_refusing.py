@@ -87,3 +87,42 @@ async def test_a_lock_that_is_not_to_be_had_is_told(
     async with database.read() as session:
         assert await session.scalar(select(LeaseRow.epoch)) == 2
     await database.close()
+
+
+async def test_requests_leave_room_for_the_control_plane(database: Database) -> None:
+    """However many come, and however long their transactions are."""
+    callers = database.for_callers()
+    most = db.POOL[database.engine.dialect.name] - db.KEPT_FREE
+    all_taken, ended = asyncio.Event(), asyncio.Event()
+    began: list[bool] = []
+
+    async def ask() -> None:
+        async with callers.read() as session:
+            await session.execute(select(LeaseRow))
+            began.append(True)
+            if len(began) == most:
+                all_taken.set()
+            await ended.wait()
+
+    async with asyncio.TaskGroup() as asking:
+        for _ in range(50):
+            asking.create_task(ask())
+        await all_taken.wait()
+        await add(database, lease("a"))
+        async with database.read() as session:
+            assert await session.scalar(select(LeaseRow.name)) == "a"
+        assert len(began) == most
+        ended.set()
+    assert len(began) == 50
+
+
+async def test_who_waits_for_a_place_in_vain_is_told(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(db, "KEPT_FREE", db.POOL[database.engine.dialect.name] - 1)
+    callers = database.for_callers()
+    async with callers.read():
+        with pytest.raises(DatabaseUnavailable, match="try again"):
+            async with callers.read():
+                pass
+    async with callers.read() as session:
+        assert await session.scalar(select(LeaseRow)) is None
