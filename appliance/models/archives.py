@@ -1,8 +1,9 @@
 """Archives taken apart by hand: tar, tar.gz and zip, whose members are only ever files under names of ours.
 
 Nothing is extracted by a library. All members are listed first and refused as a whole for links, devices, bad names,
-too many, too large, or a size out of proportion to the archive; then each is copied to a numbered file, and may not
-be longer than it said. No single read of a header is larger than `LARGEST_READ`, so a hostile header costs nothing.
+too many, too large, or a size out of proportion to the archive; what they come to is reserved; then each is copied to a
+numbered file, and may not be longer than it said. No single read of a header is larger than `LARGEST_READ`, so a
+hostile header costs nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, Final, NamedTuple, Protocol, cast
 
-from appliance.models.copying import Staged, copy_stream
+from appliance.models.copying import Staged, copy_stream, free_bytes, require_space
 from appliance.models.errors import ModelRefused, Refusal
 from appliance.models.inspection import Inspection, check_names
 from appliance.models.kinds import is_left_out
@@ -30,7 +31,18 @@ LARGEST_RATIO: Final = 100
 """Bytes that one byte of the archive may become; weights hardly compress, text does by about 10."""
 RATIO_FREE: Final = 64 * 1024 * 1024
 """Bytes that any archive may hold, whatever the ratio."""
+MOST_ENTRIES: Final = 4 * MOST_FILES
+"""Of any kind, folders too: each that is met is kept in memory."""
 SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".zip")
+
+
+class Bounds(NamedTuple):
+    """`most_bytes` are those that the members may come to; `reserve` is told the sizes of what will be there at once,
+    the archive among them, and raises where there is no room for it.
+    """
+
+    most_bytes: int
+    reserve: Callable[[Sequence[int]], None]
 
 
 class Member(NamedTuple):
@@ -50,15 +62,18 @@ def is_archive(name: str) -> bool:
 
 
 def stage_archive(
-    archive: Path, incoming: Path, inspection: Inspection, progress: Progress, *, most_bytes: int
+    archive: Path, incoming: Path, inspection: Inspection, progress: Progress, *, bounds: Bounds
 ) -> tuple[list[Staged], list[str]]:
     """Copy the members into `incoming`, hashed and inspected; gives them, and the names that were left out.
 
     `archive` keeps its suffix, which says what it is. A folder that holds everything is taken off the names.
     """
     with _opened(archive) as opened:
-        members, left_out = _accepted(opened, archive.stat().st_size, most_bytes)
+        size = archive.stat().st_size
+        members, left_out = _accepted(opened, size, bounds.most_bytes)
         check_names(member.path for member in members)
+        bounds.reserve([size, *(member.size for member in members)])
+        require_space(free_bytes(incoming), sum(member.size for member in members))
         progress.begin(Phase.copying, sum(member.size for member in members))
         staged = []
         for number, member in enumerate(members):
@@ -158,7 +173,9 @@ class _Tar:
         self._tar = tar
 
     def members(self) -> Iterator[Member]:
-        for info in self._tar:
+        for number, info in enumerate(self._tar):
+            if number >= MOST_ENTRIES:
+                raise _refused(f"the archive has more than {MOST_ENTRIES} entries")
             if info.isdir():
                 continue
             path = info.name.removeprefix("./")

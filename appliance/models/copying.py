@@ -40,6 +40,12 @@ def require_space(free: int, needed: int) -> None:
         )
 
 
+def free_bytes(folder: Path) -> int:
+    """Of the disk that the folder is on."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 @contextmanager
 def out_of_space() -> Iterator[None]:
     """A full disk is an answer, not a crash."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from appliance.models.copying import Staged, copy_file, open_regular, require_space
+from appliance.models.copying import Staged, copy_file, free_bytes, open_regular, require_space
 from appliance.models.errors import ImportNotAllowed, ModelRefused, Refusal
 from appliance.models.inspection import Inspection, check_names
 from appliance.models.kinds import is_left_out
@@ -24,17 +25,32 @@ def allowed_directory(directory: str, roots: Sequence[Path]) -> Path:
     return real
 
 
+class Directory(NamedTuple):
+    """A folder of the server, and those below which everything has to lie."""
+
+    path: Path
+    roots: Sequence[Path]
+
+
 def stage_directory(
-    directory: Path, incoming: Path, roots: Sequence[Path], inspection: Inspection, progress: Progress
+    found: Directory,
+    incoming: Path,
+    inspection: Inspection,
+    progress: Progress,
+    *,
+    reserve: Callable[[Sequence[int]], None],
 ) -> tuple[list[Staged], list[str]]:
     """Copy the folder's files into `incoming`, hashed and inspected one by one, the small ones first.
 
-    Gives the files, and the names of what is not part of a model and was left out.
+    Gives the files, and the names of what is not part of a model and was left out. Before anything is written `reserve`
+    is told the files' sizes.
     """
+    directory, roots = found
     sizes, left_out = _walk(directory)
     check_names(sizes)
     total = sum(sizes.values())
-    require_space(os.statvfs(incoming).f_bavail * os.statvfs(incoming).f_frsize, total)
+    reserve(list(sizes.values()))
+    require_space(free_bytes(incoming), total)
     progress.begin(Phase.copying, total)
     staged = []
     for number, path in enumerate(sorted(sizes, key=lambda name: (sizes[name], name))):

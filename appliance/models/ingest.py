@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from appliance.models.archives import stage_archive
+from appliance.models.archives import Bounds, stage_archive
 from appliance.models.copying import Staged, out_of_space
-from appliance.models.directories import stage_directory
+from appliance.models.directories import Directory, stage_directory
 from appliance.models.errors import ImportFailed, ModelRefused, Refusal
 from appliance.models.inspection import Inspection
 from appliance.models.metadata import ModelMetadata
@@ -43,9 +44,18 @@ class Imported:
     metadata: ModelMetadata
 
 
-def ingest(repository: ModelRepository, order: Order, progress: Progress, claim: Callable[[str], None]) -> Imported:
+class Notices(NamedTuple):
+    """What an import tells before it acts: that it will refer to the content of a SHA-256, and the lengths of the files
+    that it will write. The latter waits for the answer, and raises what ends the import.
+    """
+
+    claim: Callable[[str], None]
+    reserve: Callable[[Sequence[int]], None]
+
+
+def ingest(repository: ModelRepository, order: Order, progress: Progress, notices: Notices) -> Imported:
     """Do it; the version's tree is there afterwards. Raises `ModelRefused`, `InsufficientStorage`, `ImportFailed`,
-    `ImportStopped`.
+    `ImportStopped`, and what `notices.reserve` raises.
     """
     store = repository.store
     store.discard("versions", order.version_id)
@@ -55,9 +65,9 @@ def ingest(repository: ModelRepository, order: Order, progress: Progress, claim:
         with out_of_space():
             incoming.mkdir(parents=True)
             if order.source is Source.version:
-                imported = _from_version(repository, order, claim)
+                imported = _from_version(repository, order, notices.claim)
             else:
-                imported = _from_files(repository, order, progress, claim)
+                imported = _from_files(repository, order, progress, notices)
             store.materialise(order.version_id, imported.files)
     except OSError as error:
         raise ImportFailed(f"reading or writing failed: {error.strerror}: {error.filename}") from error
@@ -76,31 +86,34 @@ def _from_version(repository: ModelRepository, order: Order, claim: Callable[[st
     return Imported(order.files, order.metadata)
 
 
-def _from_files(
-    repository: ModelRepository, order: Order, progress: Progress, claim: Callable[[str], None]
-) -> Imported:
+def _from_files(repository: ModelRepository, order: Order, progress: Progress, notices: Notices) -> Imported:
     inspection = Inspection()
-    incoming = repository.store.incoming(order.version_id)
-    staged, left_out = _stage(repository, order, incoming, inspection, progress)
+    staged, left_out = _stage(repository, order, inspection, progress, notices.reserve)
     metadata = inspection.finish(left_out=left_out)
     progress.begin(Phase.storing, sum(file.size for file in staged))
     for file in staged:
-        claim(file.sha256)
+        notices.claim(file.sha256)
         repository.store.place(file.file, file.sha256, file.size)
         progress.advance(file.size)
     return Imported(tuple(StoredFile(file.path, file.sha256, file.size) for file in staged), metadata)
 
 
 def _stage(
-    repository: ModelRepository, order: Order, incoming: Path, inspection: Inspection, progress: Progress
+    repository: ModelRepository,
+    order: Order,
+    inspection: Inspection,
+    progress: Progress,
+    reserve: Callable[[Sequence[int]], None],
 ) -> tuple[Sequence[Staged], Sequence[str]]:
+    incoming = repository.store.incoming(order.version_id)
     match order.source:
         case Source.directory:
-            roots = repository.import_roots
-            return stage_directory(Path(order.location), incoming, roots, inspection, progress)
+            found = Directory(Path(order.location), repository.import_roots)
+            return stage_directory(found, incoming, inspection, progress, reserve=reserve)
         case Source.archive:
             archive = _linked(repository, order, 0, incoming / order.files[0].path)
-            return stage_archive(archive, incoming, inspection, progress, most_bytes=repository.upload_bytes)
+            bounds = Bounds(repository.upload_bytes, reserve)
+            return stage_archive(archive, incoming, inspection, progress, bounds=bounds)
         case _:
             return _stage_upload(repository, order, incoming, inspection, progress), ()
 

@@ -9,7 +9,7 @@ deleted is stopped.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -22,12 +22,12 @@ from appliance.kernel.leases import Guarded
 from appliance.kernel.logging import get_logger
 from appliance.models import collection
 from appliance.models.errors import ImportFailed
-from appliance.models.ingest import Imported, Order, ingest
+from appliance.models.ingest import Imported, Notices, Order, ingest
 from appliance.models.names import RECONCILER
 from appliance.models.orders import load_orders, report, with_files
 from appliance.models.progress import STALLED_S, ImportStopped, Progress, Stall
 from appliance.models.repository import ModelRepository
-from appliance.models.settling import settle_failed, settle_normal
+from appliance.models.settling import reserve, settle_failed, settle_normal
 from tenants.actors import system
 from tenants.work import Work
 
@@ -113,7 +113,12 @@ class ModelStoreKeeper:
         async with self._guarded.read() as session:
             order = await with_files(session, order)
         loop = asyncio.get_running_loop()
-        working = loop.run_in_executor(self._threads, ingest, self._repository, order, progress, claim)
+
+        def announce(sizes: Sequence[int]) -> None:
+            asyncio.run_coroutine_threadsafe(self._reserve(order, sizes), loop).result()
+
+        notices = Notices(claim, announce)
+        working = loop.run_in_executor(self._threads, ingest, self._repository, order, progress, notices)
         stall = Stall(self._clock, progress)
         while not (await asyncio.wait({working}, timeout=self._report_s))[0]:
             if stall.is_over():
@@ -124,11 +129,18 @@ class ModelStoreKeeper:
             return working.result()
         except ImportStopped:
             return None
+        except (DatabaseUnavailable, LeaseLost):
+            raise
         except ApplianceError as error:
             return error
         except Exception:  # the boundary of a background task: a defect of ours must not repeat for ever
             log.exception("model.import.crashed", version=order.version_id)
             return ImportFailed("an unexpected error; the log has it under the version's id")
+
+    async def _reserve(self, order: Order, sizes: Sequence[int]) -> None:
+        async with self._applying, self._guarded.write() as session:
+            if not await reserve(session, order, sizes):
+                raise ImportStopped
 
     async def _report(self, order: Order, progress: Progress) -> None:
         try:

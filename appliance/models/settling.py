@@ -34,9 +34,9 @@ async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
     version = await _importing(work.session, order.version_id)
     if model is None or version is None:
         return False
-    total_bytes = sum(file.size for file in imported.files)
+    sizes = [file.size for file in imported.files]
     try:
-        await storage.count(work.session, model.tenant_id, version, total_bytes)
+        await storage.count(work.session, model.tenant_id, version, storage.size_of(sizes))
     except QuotaExceeded as error:
         await settle_failed(work, version.id, model.tenant_id, error)
         return False
@@ -47,7 +47,7 @@ async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
         .values(is_current=False)
     )
     version.state, version.is_current = VersionState.normal, True
-    version.total_bytes = total_bytes
+    version.total_bytes = sum(sizes)
     version.details = as_builtins(imported.metadata)
     version.verified_at = work.now()
     if model.default_version in (None, version.name):
@@ -57,6 +57,15 @@ async def settle_normal(work: Work, order: Order, imported: Imported) -> bool:
     detail = {"model": model.name, "version": version.name, "source": order.source, "bytes": version.total_bytes}
     work.record("model.version.imported", "model_version", version.id, tenant_id=order.tenant_id, detail=detail)
     work.wake(RECONCILER)
+    return True
+
+
+async def reserve(session: AsyncSession, order: Order, sizes: Sequence[int]) -> bool:
+    """Count what an import is about to write; False where its version was deleted. Raises `QuotaExceeded`."""
+    version = await _importing(session, order.version_id)
+    if version is None:
+        return False
+    await storage.count(session, order.tenant_id, version, storage.size_of(sizes))
     return True
 
 

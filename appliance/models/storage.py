@@ -1,7 +1,8 @@
 """What versions count against their tenant's storage quota; shared models count for nobody.
 
-A version counts its files' bytes, whether or not their content is on disk once for several: an upload what it
-announced, from its beginning, a tag what it names, another import what came of it. Rows of versions are locked before
+A version counts its files' bytes, `LEAST` for each at least, whether or not their content is on disk once for several:
+an upload what it announced, from its beginning, a tag what it names, another import what it is about to write, before
+it does; while an archive is taken apart, it and its members. Rows of versions are locked before
 the counter is touched, in every transaction, so that nothing is given back twice and none waits for another that waits
 for it.
 """
@@ -9,6 +10,8 @@ for it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Final
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.models.tables import ModelRow, ModelVersionRow
 from tenants import quotas
 from tenants.quotas import Resource
+
+LEAST: Final = 4096
+"""Bytes that a file counts whatever its length: it takes a block, a name and a row."""
+
+
+def size_of(files: Iterable[int]) -> int:
+    """What files of these lengths count."""
+    return sum(max(size, LEAST) for size in files)
 
 
 async def count(session: AsyncSession, tenant_id: str | None, version: ModelVersionRow, size: int) -> None:

@@ -38,7 +38,7 @@ async def open_upload(work: Work, repository: ModelRepository, model: ModelRow, 
     """Announce an upload; names, sizes and space are checked before a byte is sent."""
     _check(new, repository)
     version = await begin_version(work, model, new.version, new.kind)
-    await storage.count(work.session, model.tenant_id, version, sum(file.size for file in new.files))
+    await storage.count(work.session, model.tenant_id, version, storage.size_of(file.size for file in new.files))
     upload = ModelUploadRow(
         id=new_id("upl"),
         tenant_id=model.tenant_id,

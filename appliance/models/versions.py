@@ -85,7 +85,7 @@ async def tag_version(work: Work, model: ModelRow, version: ModelVersionRow, nam
     if not can(VersionState(version.state), VersionAction.tag):
         raise VersionNotReady(f"version {version.name!r} is {version.state}; only a normal one can be tagged")
     tag = await begin_version(work, model, name, VersionKind.tag)
-    await storage.count(work.session, model.tenant_id, tag, version.total_bytes)
+    await storage.count(work.session, model.tenant_id, tag, max(version.counted_bytes, version.total_bytes))
     await order_import(work, tag, Source.version, version.id)
     detail = {"model": model.name, "version": version.name, "tag": name}
     work.record("model.version.tag_ordered", "model_version", tag.id, tenant_id=model.tenant_id, detail=detail)

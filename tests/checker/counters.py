@@ -12,6 +12,8 @@ from tests.checker.evidence import Evidence
 from tests.checker.violations import Violation
 
 _PLATFORM = "platform"
+_LEAST = 4096
+"""Bytes that a file of a model counts at least."""
 
 
 def within_database(evidence: Evidence) -> Iterator[Violation]:
@@ -51,9 +53,12 @@ def _counted(evidence: Evidence) -> Counter[tuple[str, str]]:
 def _stored(evidence: Evidence) -> Iterator[tuple[str, int]]:
     tenants = {row["id"]: row["tenant_id"] for row in evidence.rows("models")}
     uploads = {row["id"]: row["version_id"] for row in evidence.rows("model_uploads")}
-    sizes: Counter[str] = Counter()
+    announced: Counter[str] = Counter()
     for file in evidence.rows("model_upload_files"):
-        sizes[uploads[file["upload_id"]]] += file["size"]
+        announced[uploads[file["upload_id"]]] += max(file["size"], _LEAST)
+    files: Counter[str] = Counter()
+    for file in evidence.rows("model_files"):
+        files[file["version_id"]] += max(file["size"], _LEAST)
     orders = {row["version_id"]: row for row in evidence.rows("model_imports")}
     versions = {row["id"]: row for row in evidence.rows("model_versions")}
     for version in versions.values():
@@ -61,9 +66,10 @@ def _stored(evidence: Evidence) -> Iterator[tuple[str, int]]:
             continue
         order = orders.get(version["id"])
         if order is not None and order["source"] == "version":
-            source = versions.get(order["location"])
-            yield tenant, source["total_bytes"] if source else version["counted_bytes"]
+            yield tenant, files[order["location"]] or version["counted_bytes"]
+        elif order is not None and order["source"] in ("archive", "directory"):
+            yield tenant, version["counted_bytes"]  # what it is about to write, which only the import knows
         elif version["state"] == "importing":
-            yield tenant, sizes[version["id"]]
+            yield tenant, announced[version["id"]]
         elif version["state"] == "normal":
-            yield tenant, version["total_bytes"]
+            yield tenant, files[version["id"]]

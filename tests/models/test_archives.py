@@ -6,14 +6,15 @@ import random
 import stat
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from appliance.models.archives import stage_archive
-from appliance.models.errors import ModelRefused
+from appliance.models.archives import MOST_ENTRIES, Bounds, stage_archive
+from appliance.models.errors import InsufficientStorage, ModelRefused
 from appliance.models.inspection import Inspection
 from appliance.models.paths import MOST_FILES
 from appliance.models.progress import ImportStopped, Progress
@@ -54,7 +55,8 @@ def make(path: Path, files: dict[str, bytes]) -> Path:
 def stage(archive: Path, most_bytes: int = MOST):
     incoming = archive.parent / "incoming"
     incoming.mkdir(exist_ok=True)
-    return stage_archive(archive, incoming, Inspection(), Progress(), most_bytes=most_bytes)
+    bounds = Bounds(most_bytes, lambda _: None)
+    return stage_archive(archive, incoming, Inspection(), Progress(), bounds=bounds)
 
 
 @pytest.mark.parametrize("name", ["m.tar", "m.tar.gz", "m.tgz", "m.zip", "M.ZIP"])
@@ -124,6 +126,30 @@ def test_links_and_encryption_in_a_zip_are_refused(tmp_path: Path):
         stage(tmp_path / "e.zip")
 
 
+def test_room_is_reserved_for_the_archive_and_its_members_before_any_is_written(tmp_path: Path):
+    archive, files = make(tmp_path / "m.tar", model_files()), model_files()
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    asked: list[int] = []
+
+    def refuse(sizes: Sequence[int]) -> None:
+        assert list(incoming.iterdir()) == []
+        asked.extend(sizes)
+        raise InsufficientStorage("no room")
+
+    with pytest.raises(InsufficientStorage):
+        stage_archive(archive, incoming, Inspection(), Progress(), bounds=Bounds(MOST, refuse))
+    assert sorted(asked) == sorted([archive.stat().st_size, *map(len, files.values())])
+    assert list(incoming.iterdir()) == []
+
+
+def test_folders_in_a_tar_are_bounded_too(tmp_path: Path):
+    folders = [tar_member("d", type=tarfile.DIRTYPE)] * MOST_ENTRIES
+    good = [tar_member(name, content) for name, content in model_files().items()]
+    with pytest.raises(ModelRefused, match=f"more than {MOST_ENTRIES} entries"):
+        stage(make_tar(tmp_path / "m.tar.gz", [*folders, *good]))
+
+
 @pytest.mark.parametrize("name", ["bomb.tar.gz", "bomb.zip"])
 def test_an_archive_out_of_proportion_is_refused_before_it_is_unpacked(tmp_path: Path, name: str):
     archive = make(tmp_path / name, {"model.safetensors": bytes(80 << 20)})
@@ -179,4 +205,4 @@ def test_unpacking_stops_when_it_is_asked_to(tmp_path: Path):
     progress.stop()
     (tmp_path / "incoming").mkdir()
     with pytest.raises(ImportStopped):
-        stage_archive(archive, tmp_path / "incoming", Inspection(), progress, most_bytes=MOST)
+        stage_archive(archive, tmp_path / "incoming", Inspection(), progress, bounds=Bounds(MOST, lambda _: None))

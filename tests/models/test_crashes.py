@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.models.storage import size_of
 from tests.models.builders import read_tree, sha256
 from tests.models.crashing import ONE, TWO
 
@@ -93,7 +94,7 @@ def problems(home: Path) -> list[str]:
         "blobs and rows": blobs == rows,
         "blobs": blobs == {sha256(content) for files in wanted.values() for content in files.values()},
         "names": all(sha256(path.read_bytes()) == path.name for path in (store / "blobs").rglob("*") if path.is_file()),
-        "storage quota": used == counted == sum(len(file) for files in wanted.values() for file in files.values()),
+        "storage quota": used == counted == size_of(len(file) for files in wanted.values() for file in files.values()),
         "rows of work": left == [0] * len(LEFT_EMPTY),
         "leftovers": not any((store / "uploads").iterdir()) and not any((store / "incoming").iterdir()),
     }

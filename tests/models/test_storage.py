@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import zipfile
 
 import pytest
 from sqlalchemy import update
 
 from appliance.kernel.clock import ManualClock
 from appliance.kernel.db import Database
-from appliance.models import operations, queries, uploads, versions
-from appliance.models.states import VersionState
+from appliance.models import operations, queries, storage, uploads, versions
+from appliance.models.repository import ModelRepository
+from appliance.models.schemas import Version
+from appliance.models.states import UploadKind, VersionState
 from tenants.quotas import QuotaExceeded, Resource
 from tenants.tables import QuotaRow
 from tests.models.builders import model_files
@@ -33,7 +37,7 @@ async def limit(database: Database, library: Library, amount: int) -> None:
 
 
 def size(files: dict[str, bytes]) -> int:
-    return sum(map(len, files.values()))
+    return storage.size_of(map(len, files.values()))
 
 
 async def test_an_import_counts_when_it_is_whole_and_until_it_is_deleted(library: Library) -> None:
@@ -93,6 +97,47 @@ async def test_what_has_no_room_is_refused_or_fails_with_the_reason(database: Da
     assert failed.error is not None
     assert failed.error.code == QuotaExceeded.code
     assert await used(library) == 0
+
+
+async def test_files_without_a_byte_count_too(library: Library) -> None:
+    await library.create()
+    plain = model_files()
+    empty = {f"notes/{number}.txt": b"" for number in range(200)}
+    await library.open_upload(plain | empty)
+    assert await used(library) == size(plain) + 200 * storage.LEAST
+
+
+async def archived(library: Library, files: dict[str, bytes]) -> Version:
+    """The version that came of an archive of the files."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    content = packed.getvalue()
+    upload_id = await library.open_upload({"m.zip": content}, content=UploadKind.archive)
+    await library.send(upload_id, "m.zip", content)
+    version_id = await library.finish(upload_id)
+    await library.settle()
+    return await library.version(version_id)
+
+
+async def test_an_archive_and_its_members_have_room_before_any_is_written(
+    database: Database, library: Library, repository: ModelRepository
+) -> None:
+    await library.create()
+    files = model_files() | {"notes.txt": b"a" * (1 << 20)}
+    await limit(database, library, size(files))  # enough for the members, and not for the archive beside them
+    failed = await archived(library, files)
+    assert failed.state is VersionState.failed
+    assert failed.error is not None
+    assert failed.error.code == QuotaExceeded.code
+    assert await used(library) == 0
+    assert list(repository.store.stored_blobs()) == []
+    assert [repository.store.names_in(folder) for folder in ("versions", "uploads", "incoming")] == [[], [], []]
+    await limit(database, library, size(files) + (1 << 20))
+    whole = await archived(library, files)
+    assert whole.state is VersionState.normal
+    assert await used(library) == size(files)
 
 
 @pytest.mark.alone  # a hundred writers wait for one another, and are refused after a bounded time
