@@ -48,6 +48,8 @@ def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
         yield Cause.device_state
     if device.cordoned is not None:
         yield Cause.device_cordoned
+    if device.reserved is not None:
+        yield Cause.device_reserved
     if device.leased + request.device_share > WHOLE:
         yield Cause.device_held
         if _bytes_offered(device, request) < request.device_memory_bytes:
@@ -96,6 +98,7 @@ def _texts(request: PlacementRequest) -> dict[Cause, str]:
         Cause.device_model: f"ruled out: {excluded}",
         Cause.device_state: "fenced, stale or absent",
         Cause.device_cordoned: "cordoned",
+        Cause.device_reserved: "reserved for others",
         Cause.device_held: "held by other replicas"
         if request.device_share == WHOLE
         else f"of which less than {request.device_share} % is free",
@@ -190,7 +193,9 @@ def _too_small(pool: PoolView, free: Sequence[DeviceView], request: PlacementReq
 def _why_not_free(device: DeviceView) -> str:
     if device.state is not DeviceState.healthy:
         return str(device.state)
-    return "cordoned" if device.cordoned is not None else "held by replicas"
+    if device.cordoned is not None:
+        return "cordoned"
+    return "reserved for others" if device.reserved is not None else "held by replicas"
 
 
 def _labels(request: PlacementRequest) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.clock import Clock
+from gpu import reservations
 from gpu.errors import PlacementLost
 from gpu.reading import DEVICE, SnapshotReader, device_views
 from gpu.requests import PlacementRequest, Plan
@@ -32,7 +33,7 @@ async def take(session: AsyncSession, clock: Clock, replica_id: str, plan: Plan,
     try:
         async with session.begin_nested():
             await _claim_node(session, replica_id, plan.node_id, request)
-            await _check_devices(session, plan, request)
+            await _check_devices(session, clock, plan, request)
             session.add_all(
                 DeviceLeaseRow(
                     device_id=device_id, replica_id=replica_id, share=request.device_share, taken_at=clock.now()
@@ -113,9 +114,9 @@ async def _claim_node(session: AsyncSession, replica_id: str, node_id: str, requ
     session.add(claim)
 
 
-async def _check_devices(session: AsyncSession, plan: Plan, request: PlacementRequest) -> None:
-    """The node's row is locked by now, and whoever cordons or moves a device locks it first: what is read here holds
-    until the transaction ends.
+async def _check_devices(session: AsyncSession, clock: Clock, plan: Plan, request: PlacementRequest) -> None:
+    """The node's row is locked by now, and whoever cordons, moves or reserves a device locks it first: what is read
+    here holds until the transaction ends.
     """
     fit = (
         select(DeviceRow.id)
@@ -127,3 +128,5 @@ async def _check_devices(session: AsyncSession, plan: Plan, request: PlacementRe
     missing = set(plan.device_ids) - set((await session.scalars(fit)).all())
     if missing:
         raise PlacementLost(f"device {min(missing)} is no longer healthy, open and in the pool; plan again")
+    if kept := await reservations.kept_for_others(session, clock.now(), plan.device_ids, request.holders):
+        raise PlacementLost(f"device {min(kept)} is reserved for others; plan again")

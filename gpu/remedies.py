@@ -48,6 +48,17 @@ def _uncordoned_node(snapshot: ComputeSnapshot, request: PlacementRequest, find:
     return Remedy(change=Change.uncordon_node, subjects=(plan.node_id,), text=text)
 
 
+def _ended_reservation(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
+    reserved = {device.id for device in snapshot.devices if device.reserved is not None}
+    plan = find(_with_nodes(snapshot, _released_devices), request) if reserved else None
+    subjects = tuple(id_ for id_ in plan.device_ids if id_ in reserved) if plan is not None else ()
+    if plan is None or not subjects:
+        return None
+    where = _node(snapshot, plan.node_id).name
+    text = f"end the reservation of {counted(len(subjects), 'device')} on node {where}"
+    return Remedy(change=Change.end_reservation, subjects=subjects, text=text)
+
+
 def _other_pool(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
     names = {pool.id: pool.name for pool in snapshot.pools}
     for pool_id in sorted(request.other_pools, key=lambda pool_id: names.get(pool_id, "")):
@@ -118,6 +129,7 @@ def _less_memory(snapshot: ComputeSnapshot, request: PlacementRequest, find: Fin
 _SEEKERS: Final = (
     _uncordoned_device,
     _uncordoned_node,
+    _ended_reservation,
     _other_pool,
     _less_device_memory,
     _fewer_devices,
@@ -138,6 +150,12 @@ def _open_devices(node: NodeView) -> NodeView:
     if all(device.cordoned is None for device in node.devices):
         return node
     return replace(node, devices=tuple(with_changed(device, cordoned=None) for device in node.devices))
+
+
+def _released_devices(node: NodeView) -> NodeView:
+    if all(device.reserved is None for device in node.devices):
+        return node
+    return replace(node, devices=tuple(with_changed(device, reserved=None) for device in node.devices))
 
 
 def _without(node: NodeView, replicas: frozenset[str]) -> NodeView:

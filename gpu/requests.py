@@ -24,7 +24,8 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     `vendors` are those allowed, the preferred first; empty allows every one. `excluded_models` maps the models of
     devices that may not be used to the reason, as the capability matrix gives it. `node_labels` are those that the node
     must have. `siblings` counts the replicas of the same deployment by node, `warm_nodes` have the model's files
-    at hand. `other_pools` are those that could be asked for instead.
+    at hand. `other_pools` are those that could be asked for instead. `holders` are the ids of its tenant and itself, as
+    far as devices are reserved for them now.
     """
 
     pool_id: str
@@ -40,6 +41,7 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
     siblings: Mapping[str, int] = field(default_factory=dict)
     warm_nodes: frozenset[str] = frozenset()
     other_pools: tuple[str, ...] = ()
+    holders: frozenset[str] = frozenset()
 
     @property
     def is_shared(self) -> bool:
@@ -59,6 +61,7 @@ class PlacementRequest(Struct, frozen=True, kw_only=True):
             self.cpus,
             self.memory_bytes,
             frozenset(self.node_labels.items()),
+            self.holders,
         )
 
 
@@ -84,6 +87,7 @@ class Cause(StrEnum):
     device_model = "device_model"
     device_state = "device_state"
     device_cordoned = "device_cordoned"
+    device_reserved = "device_reserved"
     device_held = "device_held"
     device_memory = "device_memory"
 
@@ -102,6 +106,7 @@ class Change(StrEnum):
 
     uncordon_device = "uncordon_device"
     uncordon_node = "uncordon_node"
+    end_reservation = "end_reservation"
     other_pool = "other_pool"
     less_device_memory = "less_device_memory"
     fewer_devices = "fewer_devices"

@@ -46,7 +46,8 @@ class DeviceView(Struct, frozen=True, kw_only=True, gc=False):
     """`memory_foreign` is held by processes that are no replica's. `pool_id` None: the device is in its node's pool.
 
     `domains` are the device's places in the node's topology, from the tightest (see `gpu.topology`); devices with the
-    same number at the same position are linked that well. Empty where the driver does not tell.
+    same number at the same position are linked that well. Empty where the driver does not tell. `reserved` is the id of
+    the tenant or replica that the device is kept for now.
     """
 
     id: str
@@ -64,12 +65,13 @@ class DeviceView(Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None = None
     cordoned: str | None = None
     pool_id: str | None = None
+    reserved: str | None = None
     leases: tuple[LeaseView, ...] = ()
 
     @property
     def is_open(self) -> bool:
         """Whether anything new may come here at all."""
-        return self.state is DeviceState.healthy and self.cordoned is None
+        return self.state is DeviceState.healthy and self.cordoned is None and self.reserved is None
 
     @property
     def is_free(self) -> bool:

@@ -8,6 +8,7 @@ import appliance.models.tables
 import appliance.runtimes.tables
 import appliance.services.metering_tables
 import appliance.services.tables
+import gpu.reservation_tables
 import gpu.tables
 import tenants.budget_tables
 import tenants.grant_tables

@@ -30,6 +30,7 @@ _COMMANDS = {
     "device": ("appliance.cli.device", "Devices."),
     "gpu": ("appliance.cli.gpu", "What devices do now and did before."),
     "grant": ("appliance.cli.grant", "Who may use dedicated pools, gateways and device classes."),
+    "reservation": ("appliance.cli.reservation", "Devices that are kept for a tenant for a time."),
     "flavor": ("appliance.cli.flavor", "What one replica gets."),
     "runtime": ("appliance.cli.runtime", "Engines, and their environments here."),
     "image": ("appliance.cli.image", "Images of the engines."),

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from appliance.services import permits
+from appliance.services import displacing, permits
 from appliance.services.planner import DeploymentFacts, ReplicaFacts, ServiceFacts
 from appliance.services.states import ENDED, Desired, ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
@@ -31,7 +31,8 @@ async def load(session: AsyncSession, now: datetime) -> World:
     deployments = (await session.scalars(select(DeploymentRow))).all()
     ended = [state.value for state in ENDED]
     replicas = (await session.scalars(select(ReplicaRow).where(ReplicaRow.state.not_in(ended)))).all()
-    unfit = await leasing.on_unfit_devices(session) | await permits.not_permitted(session, now)
+    reserved = await displacing.displaced(session, now)
+    unfit = await leasing.on_unfit_devices(session) | await permits.not_permitted(session, now) | reserved
     drained = await cordoning.on_draining(session)
     failures = await _last_failures(session, [row.id for row in deployments if row.failures])
     deployments_of: dict[str, list[DeploymentFacts]] = defaultdict(list)

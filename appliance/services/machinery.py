@@ -19,6 +19,7 @@ from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
 from appliance.services.transitions import SERVICES, STOPPING_MARGIN
 from gpu.reading import SnapshotReader
+from gpu.reserving import ReservedNodes
 
 
 class Publisher(Protocol):
@@ -78,6 +79,7 @@ class Machinery:
     backoff: Backoff
     timing: Timing
     compute: SnapshotReader = field(default_factory=SnapshotReader)
+    reserved: ReservedNodes = field(default_factory=ReservedNodes)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process ends: what prepares a launch gives up."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
@@ -21,9 +22,10 @@ from appliance.runtimes.catalog import Catalog
 from appliance.services.permits import Permit
 from appliance.services.requesting import placement_request
 from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
-from gpu import leasing
-from gpu.placement import after, place
+from gpu import leasing, reservations
+from gpu.placement import after
 from gpu.requests import PlacementRequest, Plan, Rejection
+from gpu.reserving import ReservedNodes, holders_in, place
 from gpu.snapshot import ComputeSnapshot
 from gpu.states import WHOLE
 from gpu.tables import FlavorRow, NodeClaimRow
@@ -97,6 +99,7 @@ async def effects(
     session: AsyncSession,
     catalog: Catalog,
     leavers: Mapping[str, Leaver],
+    now: datetime,
     *,
     services: Collection[str] = (),
     closing: Callable[[ComputeSnapshot], ComputeSnapshot] = lambda snapshot: snapshot,
@@ -106,8 +109,10 @@ async def effects(
     """
     if not leavers:
         return _summed((), services)
-    snapshot = await leasing.snapshot(session)
-    held = {one.replica.id: one for one in await _held(session, catalog, leavers, snapshot)}
+    reserved = await reservations.active(session, now)
+    snapshot = ReservedNodes().over(await leasing.snapshot(session), reserved)
+    holders = holders_in(reserved)
+    held = {one.replica.id: one for one in await _held(session, catalog, leavers, snapshot, holders)}
     for device in snapshot.devices:
         for lease in device.leases:
             if (one := held.get(lease.replica_id)) is not None:
@@ -119,7 +124,11 @@ async def effects(
 
 
 async def _held(
-    session: AsyncSession, catalog: Catalog, leavers: Mapping[str, Leaver], snapshot: ComputeSnapshot
+    session: AsyncSession,
+    catalog: Catalog,
+    leavers: Mapping[str, Leaver],
+    snapshot: ComputeSnapshot,
+    holders: frozenset[str],
 ) -> list[_Held]:
     """In the order that they are placed again: the oldest first."""
     query = (
@@ -139,7 +148,8 @@ async def _held(
         request: PlacementRequest | str
         try:
             asked = placement_request(catalog, deployment, flavor, details, snapshot)
-            request = leavers[replica.id].permit.narrowed(asked, snapshot)
+            narrowed = leavers[replica.id].permit.narrowed(asked, snapshot)
+            request = replace(narrowed, holders=holders & {replica.tenant_id})
         except NotFound as missing:
             request = missing.detail  # the runtime, which the appliance no longer has
         found.append(_Held(replica, service, tenant, claim, request))

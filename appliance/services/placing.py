@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -26,11 +27,11 @@ from appliance.services.requesting import placement_request
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow
 from appliance.services.transitions import PLACED_DEADLINE, move
-from gpu import leasing
+from gpu import leasing, reservations
 from gpu.errors import PlacementLost
 from gpu.fairness import Use, Waiting, plan_round
-from gpu.placement import rejection
 from gpu.requests import PlacementRequest, Plan
+from gpu.reserving import holders_in, rejection, seek
 from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
 from tenants.limits import Priority
@@ -79,10 +80,11 @@ async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> 
 async def decide(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> Mapping[str, Answer]:
     """An answer for each replica, in the order in which they are to be carried out."""
     async with machinery.guarded.read() as session:
-        snapshot = await machinery.compute.read(session)
+        reserved = await reservations.active(session, machinery.clock.now())
+        snapshot = machinery.reserved.over(await machinery.compute.read(session), reserved)
         asks = await _asks(session, machinery, {row.deployment_id for row in waiting}, snapshot)
         held = await holdings.by_tenant(session)
-    return await asyncio.to_thread(_decided, snapshot, waiting, asks, held)
+    return await asyncio.to_thread(_decided, snapshot, waiting, asks, held, holders_in(reserved))
 
 
 def _sentence(answer: Answer) -> str | None:
@@ -123,6 +125,7 @@ def _decided(
     waiting: Sequence[ReplicaRow],
     asks: Mapping[str, _Ask | _Refused],
     held: Mapping[str, Use],
+    holders: frozenset[str],
 ) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
     queue: list[Waiting] = []
@@ -136,11 +139,11 @@ def _decided(
                 deployment_id=row.deployment_id,
                 tenant_id=row.tenant_id,
                 precedence=ask.precedence,
-                request=ask.request,
+                request=replace(ask.request, holders=holders & {row.tenant_id, row.id}),
             )
             queue.append(one)
     told: dict[Hashable, _Refused] = {}
-    for outcome in plan_round(snapshot, queue, held):
+    for outcome in plan_round(snapshot, queue, held, seek):
         request = outcome.waiting.request
         if outcome.plan is not None:
             answers[outcome.waiting.replica_id] = _Place(request, outcome.plan, _classes(snapshot, outcome.plan))

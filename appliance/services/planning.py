@@ -16,9 +16,9 @@ from appliance.services.requesting import placement_request
 from appliance.services.schemas import CreateService, MemoryNeeds
 from appliance.services.sizing import guide_of
 from appliance.services.views import memory_needs
-from gpu import leasing
-from gpu.placement import place
+from gpu import leasing, reservations
 from gpu.requests import PlacementRequest, Rejection
+from gpu.reserving import ReservedNodes, holders_in, place
 from gpu.snapshot import ComputeSnapshot
 from tenants import entitlements
 from tenants.work import Work
@@ -66,13 +66,15 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
         memory=memory_needs(choice.needs),
         counts={resource.value: amount for resource, amount in amounts(deployment, request.replicas).items()},
     )
-    snapshot = await leasing.snapshot(work.session)
+    reserved = await reservations.active(work.session, work.now())
+    snapshot = ReservedNodes().over(await leasing.snapshot(work.session), reserved)
     asked = placement_request(publishing.catalog, deployment, choice.flavor, {}, snapshot)
     entitlement = (await entitlements.load(work.session, {tenant_id}, work.now()))[tenant_id]
     pools = {pool.id: pool for pool in await all_pools(work.session)}
     others = (pool.id for pool in pools.values() if entitlement.refusal(pool) is None and pool.id != choice.pool.id)
     permit = Permit(entitlement, pools[choice.pool.id], None, tuple(others))
-    return await asyncio.to_thread(_placed, plan, snapshot, permit.narrowed(asked, snapshot))
+    asked = replace(permit.narrowed(asked, snapshot), holders=holders_in(reserved) & {tenant_id})
+    return await asyncio.to_thread(_placed, plan, snapshot, asked)
 
 
 def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:

@@ -51,7 +51,7 @@ async def effects_of_draining(
         id_: Leaver(reason, known[deployment], () if known[deployment].refusal() else (known[deployment].pool.id,))
         for id_, deployment in moving.items()
     }
-    return await effects(session, catalog, leavers, closing=closing)
+    return await effects(session, catalog, leavers, now, closing=closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ async def effects_of_change(
 ) -> Effects:
     """What becomes of those whom `change` would stop."""
     found = await affected(session, now, change, tenant_ids=tenant_ids)
-    return await effects(session, catalog, found.leavers, services=found.services)
+    return await effects(session, catalog, found.leavers, now, services=found.services)
 
 
 async def require_no_guests(session: AsyncSession, now: datetime, lent: PoolRow | GatewayRow) -> None:

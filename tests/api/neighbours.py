@@ -45,6 +45,7 @@ class Neighbour:
             "path": [f"{name}-file.safetensors"],
             "budget": self._budgets(),
             "grant": self._grants(operator),
+            "reservation": [],  # of devices, of which this machine has none: see tests/gpu/test_reservation_routes.py
         }
         self.upload = upload[0]
         self._use()

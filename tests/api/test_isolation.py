@@ -23,7 +23,7 @@ from tests.support.http import PLAIN
 
 SHARED = {"gateway": "default", "pool": "default", "flavor": "cpu-small", "runtime": "light"}
 """Path parameters that name what the platform lends to every tenant, with one that there is."""
-OWNED = {"grant", "user", "key", "model", "version", "upload", "path", "service", "budget"}
+OWNED = {"grant", "reservation", "user", "key", "model", "version", "upload", "path", "service", "budget"}
 ALIASES = {"default_version": "version", "model_version": "version", "services": "service"}
 """Members of bodies that name an object under another name than paths do."""
 ADMIN = operations(document(Port.admin))

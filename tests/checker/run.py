@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.checker import audit, counters, deadlines, grants, leases, listening, ownership, secrecy
+from tests.checker import audit, counters, deadlines, grants, leases, listening, ownership, reservations, secrecy
 from tests.checker.evidence import Evidence, gather
 from tests.checker.violations import Violation
 
@@ -13,6 +13,7 @@ Check = Callable[[Evidence], Iterable[Violation]]
 
 WITHIN_DATABASE: Final[tuple[Check, ...]] = (
     leases.within_database,
+    reservations.within_database,
     listening.within_database,
     counters.within_database,
     audit.within_database,
@@ -26,6 +27,7 @@ ACROSS: Final[tuple[Check, ...]] = (
     listening.across,
     ownership.across,
     grants.lasting,
+    reservations.lasting,
 )
 """The database and the machine are read one after the other, and each may be ahead of the other for a moment."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.checker import counters, deadlines, grants, leases, listening, observe, ownership, secrecy
+from tests.checker import counters, deadlines, grants, leases, listening, observe, ownership, reservations, secrecy
 from tests.checker.containers import Container
 from tests.checker.evidence import Evidence, secrets_of
 from tests.support.processes import Listener, Process, ProcessTable
@@ -34,6 +34,8 @@ TABLES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "replicas": [{"id": "rpl_1", "deployment_id": "dep_1", "state": "ready", "deadline_at": None}],
     "pools": [{"id": "pol_1", "name": "night", "access": "public"}],
     "grants": [],
+    "reservations": [],
+    "device_reservations": [],
     "nodes": [{"id": "nod_1", "memory_claimed": 7}],
     "node_claims": [{"node_id": "nod_1", "replica_id": "rpl_1", "memory_bytes": 7}],
     "devices": [{"id": "dev_1", "uuid": "GPU-1", "vendor": "nvidia", "model": "L4", "index": 0, "leased": 100}],
@@ -299,3 +301,38 @@ def test_a_device_of_a_class_that_its_tenant_has_no_grant_of():
     problem = "grants  rpl_1: holds a nvidia/L4, which ten_1 has no grant of"
     assert found(_grant("device_class", "nvidia/H200")) == found(_grant("device_class", "nvidia/L4", NOW)) == problem
     assert found() == found(_grant("device_class", "nvidia/L4")) == ""
+
+
+def _reserved(*windows: tuple[str, int, int], replica: str | None = None) -> dict[str, Any]:
+    """Reservations of the one device: for whom, and from when to when in hours of now."""
+    rows = [
+        {
+            "id": f"rsv_{number}",
+            "tenant_id": tenant,
+            "replica_id": replica,
+            "starts_at": NOW + timedelta(hours=begins),
+            "ends_at": NOW + timedelta(hours=ends),
+        }
+        for number, (tenant, begins, ends) in enumerate(windows)
+    ]
+    links = [{"reservation_id": row["id"], "device_id": "dev_1"} for row in rows]
+    return {"reservations": rows, "device_reservations": links}
+
+
+def test_a_device_that_is_reserved_twice():
+    def found(*windows: tuple[str, int, int]) -> str:
+        return problems(list(reservations.within_database(evidence(**_reserved(*windows)))))
+
+    assert found(("ten_1", 0, 2), ("ten_2", 1, 3)) == "reservations  dev_1: rsv_0 and rsv_1 overlap"
+    assert found(("ten_1", 2, 3), ("ten_2", 1, 2)) == ""
+
+
+def test_a_device_that_is_reserved_for_another_tenant():
+    def found(begins: int, ends: int, tenant: str = "ten_2", state: str = "ready", replica: str | None = None) -> str:
+        replicas = [{**TABLES["replicas"][0], "state": state}]
+        reserved = _reserved((tenant, begins, ends), replica=replica)
+        return problems(list(reservations.lasting(evidence(replicas=replicas, **reserved))))
+
+    assert found(-1, 1) == found(0, 1) == "reservations  dev_1: is held by rpl_1, and reserved for ten_2 by rsv_0"
+    assert found(1, 2) == found(-2, -1) == found(-1, 0) == found(-1, 1, tenant="ten_1") == ""
+    assert found(-1, 1, state="draining") == found(-1, 1, replica="rpl_9") == ""

@@ -50,6 +50,19 @@ def test_grants_are_the_platforms_to_give(platform: CommandLine, acme: CommandLi
     assert "say when it ends" in platform.fails("grant", "update", "grt_0", status=2)
 
 
+def test_reservations(platform: CommandLine, acme: CommandLine):
+    create = ("reservation", "create", "acme", "--until", "1h", "--reason", "a demo")
+    said = "pool default has no 1 equal devices of class nvidia/L4 that are healthy, open and not reserved then"
+    assert said in platform.fails(*create, "--pool", "default", "--count", "1", "--device-class", "nvidia/L4")
+    assert "there is no device 'dev_1'" in platform.fails(*create, "--devices", "dev_1,dev_2")
+    assert "say which devices" in platform.fails(*create, status=2)
+    assert "say which devices" in platform.fails(*create, "--pool", "default", status=2)
+    assert "is past" in platform.fails(*create, "--devices", "dev_1", "--from", "2020-01-01T00:00")
+    assert platform.json("reservation", "list", "--of-tenant", "acme") == acme.json("reservation", "list") == []
+    assert "there is no reservation 'rsv_1'" in platform.fails("reservation", "delete", "rsv_1")
+    assert "there is no reservation 'rsv_1'" in acme.fails("reservation", "show", "rsv_1")
+
+
 def test_a_dedicated_gateway(platform: CommandLine, acme: CommandLine):
     port = str(free_port())
     opened = ("gateway", "create", "vip", "--first-port", port, "--ports", "1", "--host", "127.0.0.1")

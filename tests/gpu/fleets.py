@@ -78,6 +78,7 @@ def devices(draw: st.DrawFn, on: str, index: int) -> DeviceView:
         leases=draw(st.sampled_from(_leases)),
         cordoned=draw(st.sampled_from([None, None, None, "a new riser"])),
         pool_id=draw(st.sampled_from([None, None, None, POOL.id, OTHER.id])),
+        reserved=draw(st.sampled_from([None, None, None, "ten_x"])),
         domains=draw(st.sampled_from([(), (0, 0, 0), (index // 2, 0, 0), (index, index, index // 2)])),
     )
 

@@ -49,6 +49,11 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
         {"devices": 1, "vendors": ("nvidia",)},
     ),
     (
+        "pool default has no free device: 1 cordoned, 2 reserved for others",
+        [node(), device(0, reserved="ten_b"), device(1, reserved="ten_b", leases=held("b")), device(2, cordoned="fan")],
+        {"devices": 1},
+    ),
+    (
         "no device of pool default may be used (BI-V150: TianGai devices run normal mode only)",
         [node(), device(vendor="iluvatar", model="BI-V150")],
         {"devices": 1, "excluded_models": {"BI-V150": "TianGai devices run normal mode only"}},

@@ -129,6 +129,7 @@ _HOLDS: dict[Cause, Callable[[Any, ComputeSnapshot, PlacementRequest], bool]] = 
     Cause.device_model: lambda member, _, wanted: member.model in wanted.excluded_models,
     Cause.device_state: lambda member, _, __: member.state is not DeviceState.healthy,
     Cause.device_cordoned: lambda member, _, __: member.cordoned is not None,
+    Cause.device_reserved: lambda member, _, __: member.reserved is not None,
     Cause.device_held: lambda member, _, wanted: (
         sum(lease.share for lease in member.leases) + wanted.device_share > 100
     ),
@@ -175,19 +176,16 @@ def _repaired_node(host: NodeView, cause: Cause, wanted: PlacementRequest) -> tu
 
 
 def _repaired_device(member: DeviceView, cause: Cause, wanted: PlacementRequest) -> DeviceView:
-    match cause:
-        case Cause.device_vendor:
-            return changed(member, vendor=wanted.vendors[0])
-        case Cause.device_model:
-            return changed(member, model="H100")
-        case Cause.device_state:
-            return changed(member, state=DeviceState.healthy)
-        case Cause.device_cordoned:
-            return changed(member, cordoned=None)
-        case Cause.device_held:
-            return changed(member, leases=())
-        case _:
-            return changed(member, memory_bytes=_enough(wanted) * 20, memory_foreign=0)
+    repairs: dict[Cause, dict[str, Any]] = {
+        Cause.device_vendor: {"vendor": wanted.vendors[0] if wanted.vendors else None},
+        Cause.device_model: {"model": "H100"},
+        Cause.device_state: {"state": DeviceState.healthy},
+        Cause.device_cordoned: {"cordoned": None},
+        Cause.device_reserved: {"reserved": None},
+        Cause.device_held: {"leases": ()},
+        Cause.device_memory: {"memory_bytes": _enough(wanted) * 20, "memory_foreign": 0},
+    }
+    return changed(member, **repairs[cause])
 
 
 def _enough(wanted: PlacementRequest) -> int:
@@ -216,6 +214,8 @@ def _remedied(
         case Change.uncordon_node:
             nodes = (replace(host, cordoned=None) if host.id in remedy.subjects else host for host in fleet.nodes)
             fleet = ComputeSnapshot(fleet.pools, tuple(nodes))
+        case Change.end_reservation:
+            fleet = _with_devices(fleet, lambda member: _ended(member, remedy.subjects))
         case Change.stop_replicas:
             fleet = _with_devices(fleet, lambda member: _released(member, remedy.subjects))
         case Change.other_pool:
@@ -233,6 +233,10 @@ def _remedied(
 
 def _opened(member: DeviceView, devices: Iterable[str]) -> DeviceView:
     return changed(member, cordoned=None) if member.id in devices else member
+
+
+def _ended(member: DeviceView, devices: Iterable[str]) -> DeviceView:
+    return changed(member, reserved=None) if member.id in devices else member
 
 
 def _with_devices(fleet: ComputeSnapshot, change: Callable[[DeviceView], DeviceView]) -> ComputeSnapshot:

@@ -73,6 +73,8 @@ class Life(RuleBasedStateMachine):
             [
                 {"cordoned": "a new riser"},
                 {"cordoned": None},
+                {"reserved": "ten_b"},
+                {"reserved": None},
                 {"state": DeviceState.fenced},
                 {"state": DeviceState.healthy},
                 {"memory_foreign": 20 * GIB},

@@ -226,6 +226,36 @@ async def test_the_new_tables_keep_their_rules(empty_url: str, engine: AsyncEngi
     await _write(engine, "UPDATE services SET gateway_id = 'gwy_1'")
 
 
+async def test_reservations_of_a_device_do_not_overlap(empty_url: str, engine: AsyncEngine) -> None:
+    await _move(engine, "0001")
+    await _fill(engine)
+    await upgrade(empty_url)
+    window = (
+        "INSERT INTO reservations (id, tenant_id, starts_at, ends_at, reason, created_by, created_at) "
+        "VALUES ('rsv_{}', 'ten_1', '2026-01-0{} 00:00:00+00:00', '2026-01-0{} 00:00:00+00:00', '', 'usr_1', '"
+        f"{NOW}')"
+    )
+    kept = "INSERT INTO device_reservations (reservation_id, device_id) VALUES ('rsv_{}', 'dev_1')"
+    for number, (begins, ends) in enumerate([(3, 5), (1, 3), (5, 6), (4, 6), (2, 4), (1, 9)]):
+        await _write(engine, window.format(number, begins, ends))
+    for touching in (0, 1, 2):
+        await _write(engine, kept.format(touching))
+    for overlapping in (3, 4, 5):
+        with pytest.raises(IntegrityError):
+            await _write(engine, kept.format(overlapping))
+    for refused in (
+        window.format(9, 5, 5),
+        kept.format(9),
+        "UPDATE reservations SET ends_at = '2026-01-04 00:00:00+00:00' WHERE id = 'rsv_0'",
+        "UPDATE device_reservations SET reservation_id = 'rsv_5' WHERE reservation_id = 'rsv_0'",
+    ):
+        with pytest.raises(IntegrityError):
+            await _write(engine, refused)
+    await _write(engine, "DELETE FROM reservations WHERE id IN ('rsv_0', 'rsv_1', 'rsv_2')")
+    assert await _rows(engine, "SELECT * FROM device_reservations") == []
+    await _write(engine, kept.format(5))
+
+
 async def _write(engine: AsyncEngine, statement: str) -> None:
     async with engine.begin() as connection:
         await connection.execute(text(statement))
