@@ -17,17 +17,28 @@ from appliance.services.schemas import CreateService, MemoryNeeds
 from appliance.services.sizing import guide_of
 from appliance.services.views import memory_needs
 from gpu import leasing, reservations
-from gpu.requests import PlacementRequest, Rejection
+from gpu.requests import Cause, PlacementRequest, Reason, Rejection
 from gpu.reserving import ReservedNodes, holders_in, place
 from gpu.snapshot import ComputeSnapshot
 from tenants import entitlements
+from tenants.permissions import Permission
 from tenants.work import Work
+
+
+class PlanReason(Struct, frozen=True, kw_only=True):
+    """A cause with what it rules out: how many nodes or devices, and, for administrators, their ids."""
+
+    cause: Cause
+    text: str
+    nodes: list[str] = []
+    devices: list[str] = []
 
 
 class ServicePlan(Struct, frozen=True, kw_only=True):
     """What a service would get. `flavor_reason` is empty where the flavor was named. `counts` is what all replicas
     count against the tenant's quotas. `node` and `devices` (their models) are where the first replica would go now;
-    where it would wait, `waits` says why, and `would_help` which single changes would make room, the cheapest first.
+    where it would wait, `waits` says why, `reasons` has every cause, and `would_help` which single changes would make
+    room, the cheapest first.
     """
 
     model: str
@@ -43,6 +54,7 @@ class ServicePlan(Struct, frozen=True, kw_only=True):
     node: str | None = None
     devices: list[str] = []
     waits: str | None = None
+    reasons: list[PlanReason] = []
     would_help: list[str] = []
 
 
@@ -74,13 +86,22 @@ async def plan_service(work: Work, publishing: Publishing, request: CreateServic
     others = (pool.id for pool in pools.values() if entitlement.refusal(pool) is None and pool.id != choice.pool.id)
     permit = Permit(entitlement, pools[choice.pool.id], None, tuple(others))
     asked = replace(permit.narrowed(asked, snapshot), holders=holders_in(reserved) & {tenant_id})
-    return await asyncio.to_thread(_placed, plan, snapshot, asked)
+    names_all = Permission.platform_read in work.actor.permissions
+    return await asyncio.to_thread(_placed, plan, snapshot, asked, names_all=names_all)
 
 
-def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest) -> ServicePlan:
+def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementRequest, *, names_all: bool) -> ServicePlan:
     found = place(snapshot, asked)
     if isinstance(found, Rejection):
-        return replace(plan, waits=found.sentence, would_help=[remedy.text for remedy in found.remedies])
+        reasons = [_shown(reason, names_all=names_all) for reason in found.reasons]
+        helps = [remedy.text for remedy in found.remedies]
+        return replace(plan, waits=found.sentence, reasons=reasons, would_help=helps)
     node = snapshot.nodes[snapshot.positions[found.node_id]]
     models = [device.model for device in node.devices if device.id in found.device_ids]
     return replace(plan, node=node.name, devices=models)
+
+
+def _shown(reason: Reason, *, names_all: bool) -> PlanReason:
+    if not names_all:
+        return PlanReason(cause=reason.cause, text=reason.text)
+    return PlanReason(cause=reason.cause, text=reason.text, nodes=list(reason.nodes), devices=list(reason.devices))

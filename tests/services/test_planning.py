@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from appliance.runtimes.errors import ArgumentRefused
 from appliance.services.planning import ServicePlan, plan_service
 from appliance.services.schemas import CreateService
 from appliance.services.tables import ServiceRow
-from gpu.tables import PoolRow
+from gpu.requests import Cause
+from gpu.tables import DeviceRow, PoolRow
+from tenants.permissions import Permission
 from tests.services.stage import GIB, Stage
 
 
@@ -45,6 +48,22 @@ async def test_a_plan_says_why_it_would_wait(stage: Stage) -> None:
     assert told.node is None
     assert told.waits is not None
     assert "100" in told.waits
+
+
+@pytest.mark.parametrize("reads_all", [True, False])
+async def test_a_plan_counts_what_each_cause_rules_out_and_names_it_to_administrators(
+    stage: Stage, *, reads_all: bool
+) -> None:
+    request = CreateService(name="chat", model="tiny", flavor="gpu", device_memory_bytes=100 * GIB)
+    async with stage.work() as work:
+        granted = {Permission.platform_read} if reads_all else frozenset[Permission]()
+        actor = replace(work.actor, permissions=work.actor.permissions | granted)
+        told = await plan_service(replace(work, actor=actor), stage.publishing, request)
+        devices = set((await work.session.scalars(select(DeviceRow.id))).all())
+    (memory,) = told.reasons
+    assert memory.cause is Cause.device_memory
+    assert memory.text.startswith(f"{len(devices)} devices with less memory than the 100.0 GiB needed")
+    assert set(memory.devices) == (devices if reads_all else set())
 
 
 @pytest.mark.parametrize("access", [Access.public, Access.dedicated])
