@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.kernel.crashpoints import reached
-from appliance.kernel.errors import ApplianceError, Unavailable
+from appliance.kernel.errors import ApplianceError, LeaseLost, Unavailable
 from appliance.launchers.contract import DeviceGrant, Limits, ReplicaSpec
 from appliance.runtimes.arguments import with_devices
 from appliance.runtimes.rendering import render
@@ -31,16 +31,21 @@ async def launch(machinery: Machinery, replica_id: str) -> None:
     """Start the replica's engine. Where the launcher is unreachable the state stays, and a later round repeats."""
     try:
         await preparing.prepare(machinery, replica_id)
-        async with machinery.guarded.read() as session:
-            spec, start_timeout_s = await _specify(machinery, session, replica_id)
-        reached("replica.launching")
-        handle = await machinery.launcher.start(spec)
-        reached("replica.launched")
-    except Unavailable:
+        with machinery.line.standing(replica_id):
+            await preparing.await_turn(machinery, replica_id)
+            await _start(machinery, replica_id)
+    except (Unavailable, LeaseLost):
         raise
     except ApplianceError as error:
         await failing.fail(machinery, replica_id, ReplicaState.placed, error.detail)
-        return
+
+
+async def _start(machinery: Machinery, replica_id: str) -> None:
+    async with machinery.guarded.read() as session:
+        spec, start_timeout_s = await _specify(machinery, session, replica_id)
+    reached("replica.launching")
+    handle = await machinery.launcher.start(spec)
+    reached("replica.launched")
     async with machinery.guarded.write() as session:
         await move(
             session,

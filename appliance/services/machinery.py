@@ -17,6 +17,7 @@ from appliance.kernel.progress import Progress
 from appliance.launchers.contract import Launcher
 from appliance.runtimes.catalog import Catalog
 from appliance.services.backoff import Backoff
+from appliance.services.line import Line
 from appliance.services.transitions import SERVICES, STOPPING_MARGIN
 from gpu.reading import SnapshotReader
 from gpu.reserving import ReservedNodes
@@ -80,6 +81,7 @@ class Machinery:
     timing: Timing
     compute: SnapshotReader = field(default_factory=SnapshotReader)
     reserved: ReservedNodes = field(default_factory=ReservedNodes)
+    line: Line = field(default_factory=Line)
     ending: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the process ends: what prepares a launch gives up."""
 

@@ -1,4 +1,4 @@
-"""What a launch needs on its node first: the image, pulled where it is missing, the model's files, read once, and its
+"""What a launch needs on its node first: the image, pulled where it is missing, the model's files, read once; then its
 turn on a device that it shares.
 
 Each may take minutes. Each is a phase that is told with its progress; while there is any, the replica's deadline moves
@@ -50,9 +50,12 @@ async def prepare(machinery: Machinery, replica_id: str) -> None:
         message = "comparing the model's files with their checksums"
         verify = partial(machinery.model_verifier.verify, subject.version_id)
         await _Phase(machinery, subject, Phase.verifying_model, message).run(verify)
-    async with machinery.guarded.read() as session:
-        is_turn = await turns.is_turn(session, replica_id)
-    if not is_turn:
+
+
+async def await_turn(machinery: Machinery, replica_id: str) -> None:
+    """For one that stands in line. Raises `Unavailable` where it cannot be known whose turn it is."""
+    if not await turns.is_turn(machinery, replica_id):
+        subject = await _subject(machinery, replica_id)
         message = "another replica's engine loads on the same device; they start one after another"
         wait = partial(turns.until_turn, machinery, replica_id)
         await _Phase(machinery, subject, Phase.waiting_for_device, message).run(wait)

@@ -1,16 +1,19 @@
 """Engines that share a device start one after another: an engine measures what is free of its device while it loads,
 and would take another's part for its own.
 
-The one that took its place first goes first. Whose turn it is follows from what is committed: those before it that
-hold a part of one of its devices, and have not loaded yet, have to be through.
+Who has its image and its model ready stands in line (`services.line`); who still gets them keeps nobody waiting. It is
+a replica's turn when nobody who shares a device with it loads or gives it back, and nobody of them is ahead in the
+line, which it leaves once it is committed that it starts. An engine whose start was not committed before a crash is
+known to the launcher.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -21,31 +24,36 @@ from appliance.services.tables import ReplicaRow
 from gpu.tables import DeviceLeaseRow
 
 _TICK_S: Final = 0.5
+_LOADING: Final = frozenset({ReplicaState.starting.value, ReplicaState.stopping.value})
 
 
-async def is_turn(session: AsyncSession, replica_id: str) -> bool:
-    """Whether nobody who shares a device with the replica loads or gives it back, or was there before it and has yet
-    to load.
-    """
-    own, other = aliased(DeviceLeaseRow), aliased(DeviceLeaseRow)
-    came_before = or_(
-        other.taken_at < own.taken_at, and_(other.taken_at == own.taken_at, other.replica_id < own.replica_id)
-    )
-    loading = ReplicaRow.state.in_([ReplicaState.starting.value, ReplicaState.stopping.value])
-    yet_to_load = and_(ReplicaRow.state == ReplicaState.placed.value, came_before)
-    query = (
-        select(ReplicaRow.id)
-        .join(other, other.replica_id == ReplicaRow.id)
-        .join(own, and_(own.device_id == other.device_id, own.replica_id != other.replica_id))
-        .where(own.replica_id == replica_id, or_(loading, yet_to_load))
-        .limit(1)
-    )
-    return await session.scalar(query) is None
+async def is_turn(machinery: Machinery, replica_id: str) -> bool:
+    async with machinery.guarded.read() as session:
+        sharing = await _sharing(session, replica_id)
+    if not _LOADING.isdisjoint(sharing.values()) or not machinery.line.ahead_of(replica_id).isdisjoint(sharing):
+        return False
+    yet_to_load = {other for other, state in sharing.items() if state == ReplicaState.placed.value}
+    return not yet_to_load or yet_to_load.isdisjoint(await _running(machinery))
 
 
 async def until_turn(machinery: Machinery, replica_id: str, _: Progress) -> None:
-    while True:
-        async with machinery.guarded.read() as session:
-            if await is_turn(session, replica_id):
-                return
+    while not await is_turn(machinery, replica_id):  # noqa: ASYNC110 - it is the database that is asked
         await asyncio.sleep(_TICK_S)
+
+
+async def _sharing(session: AsyncSession, replica_id: str) -> Mapping[str, str]:
+    """The states of the other replicas that hold a part of one of its devices."""
+    own, other = aliased(DeviceLeaseRow), aliased(DeviceLeaseRow)
+    query = (
+        select(ReplicaRow.id, ReplicaRow.state)
+        .join(other, other.replica_id == ReplicaRow.id)
+        .join(own, and_(own.device_id == other.device_id, own.replica_id != other.replica_id))
+        .where(own.replica_id == replica_id)
+    )
+    return dict((await session.execute(query)).all())
+
+
+async def _running(machinery: Machinery) -> frozenset[str]:
+    """Raises `LauncherUnavailable` where it is not known."""
+    found = await machinery.launcher.list()
+    return frozenset(replica.replica_id for replica in found if replica.exit is None)

@@ -1,9 +1,14 @@
 """Replicas that share a device: placed by their shares, launched one after another, told so."""
 
+import asyncio
+
 from sqlalchemy import select
 
+from appliance.launchers.contract import ReplicaSpec
+from appliance.services.line import Line
 from appliance.services.states import ReplicaState, ServiceState
 from gpu.tables import DeviceRow, FlavorRow
+from tests.services.preparations import Slow
 from tests.services.stage import Stage
 from tests.support.waiting import eventually_async
 
@@ -43,6 +48,65 @@ async def test_engines_on_one_device_start_one_after_another(stage: Stage) -> No
     await stage.until(service_id, ServiceState.ready)
     ready = await stage.replicas(service_id, ReplicaState.ready)
     assert stage.launcher.running == {row.id for row in ready} == await stage.leased()
+
+
+async def test_one_that_still_reads_its_model_keeps_nobody_waiting(stage: Stage) -> None:
+    await _halves(stage)
+    stage.verifier.slow = reading = Slow()
+    slow = await stage.create("slow", flavor="gpu")
+    await _until(stage, slow, ReplicaState.placed, count=1)
+    await asyncio.wait_for(reading.begun.wait(), 10)
+    stage.verifier.slow = None
+    quick = await stage.create("quick", flavor="gpu")
+    await stage.until(quick, ServiceState.ready)
+    assert len(await stage.replicas(slow, ReplicaState.placed)) == 1
+    stage.verifier.slow = reading
+    reading.finish()
+    await stage.until(slow, ServiceState.ready)
+
+
+async def test_an_engine_that_runs_before_its_start_was_committed_is_waited_for(stage: Stage) -> None:
+    """As after a crash between the two."""
+    await _halves(stage)
+    stage.verifier.slow = reading = Slow()
+    crashed = await stage.create("crashed", flavor="gpu")
+    await _until(stage, crashed, ReplicaState.placed, count=1)
+    await asyncio.wait_for(reading.begun.wait(), 10)
+    (first,) = await stage.replicas(crashed, ReplicaState.placed)
+    folder = stage.machinery.run_dir(first.id)
+    await stage.launcher.start(
+        ReplicaSpec(
+            replica_id=first.id,
+            labels={"replica": first.id},
+            argv=(),
+            env={},
+            run_dir=folder,
+            log_path=folder / "log",
+        )
+    )
+    stage.verifier.slow = None
+    other = await stage.create("other", flavor="gpu")
+
+    async def told() -> bool:
+        await stage.round()
+        return "another replica's engine loads on the same device; they start one after another" in (
+            await stage.events(other)
+        )
+
+    await eventually_async(told, message="the other waits for its turn")
+    await stage.launcher.die(first.id)
+    await stage.until(other, ServiceState.ready)
+
+
+def test_the_line_is_left_in_any_order() -> None:
+    line = Line()
+    with line.standing("a"):
+        with line.standing("b"), line.standing("c"):
+            assert line.ahead_of("c") == {"a", "b"}
+            assert line.ahead_of("a") == frozenset()
+            assert line.ahead_of("not there") == {"a", "b", "c"}
+        assert line.ahead_of("b") == {"a"}
+    assert line.ahead_of("b") == frozenset()
 
 
 async def test_a_third_half_waits_and_says_what_would_help(stage: Stage) -> None:
