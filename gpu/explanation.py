@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from msgspec.structs import replace as with_changed
+
 from gpu.requests import Cause, PlacementRequest, Reason, Rejection
 from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
 from gpu.states import WHOLE, DeviceState, NodeState, Vendor
@@ -60,7 +62,7 @@ def obstacles(device: DeviceView, request: PlacementRequest) -> Iterator[Cause]:
 
 def _bytes_offered(device: DeviceView, request: PlacementRequest) -> int:
     """What the device could give a replica if no other held any of it."""
-    return max(0, min(device.memory_bytes - device.memory_foreign, device.memory_bytes * request.device_share // WHOLE))
+    return with_changed(device, leases=()).usable(request.device_share)
 
 
 def _reasons(nodes: Sequence[NodeView], devices: _Devices, request: PlacementRequest) -> Iterator[Reason]:

@@ -83,12 +83,15 @@ class DeviceView(Struct, frozen=True, kw_only=True, gc=False):
         return sum(lease.share for lease in self.leases)
 
     def usable(self, share: int) -> int:
-        """Bytes that a replica which gets `share` percent would find; 0 where so much is not left."""
+        """Bytes that a replica which gets `share` percent would find; 0 where so much is not left. An engine on a part
+        of a device takes its part of the whole, so that it has to be there; one on a whole device takes what is left.
+        """
         leased = self.leased
         if leased + share > WHOLE:
             return 0
-        left = self.memory_bytes - self.memory_foreign - self.memory_bytes * leased // WHOLE
-        return max(0, min(left, self.memory_bytes * share // WHOLE))
+        left = self.memory_bytes - self.memory_foreign - -(-self.memory_bytes * leased // WHOLE)
+        part = self.memory_bytes * share // WHOLE
+        return part if part <= left else max(0, left) if share == WHOLE else 0
 
 
 @dataclass(frozen=True, kw_only=True)

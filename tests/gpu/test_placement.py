@@ -4,6 +4,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 from hypothesis import given
@@ -41,9 +43,11 @@ def test_a_plan_keeps_every_condition(fleet: ComputeSnapshot, wanted: PlacementR
 
 
 def _bytes_left(member: DeviceView, share: int) -> int:
-    """What a replica with this share could use, reckoned anew."""
-    others = member.memory_bytes * sum(lease.share for lease in member.leases) // 100
-    return max(0, min(member.memory_bytes * share // 100, member.memory_bytes - member.memory_foreign - others))
+    """What a replica with this share could use, reckoned anew: of a part of a device the engine takes all."""
+    others = sum(Fraction(member.memory_bytes * lease.share, 100) for lease in member.leases)
+    free = member.memory_bytes - member.memory_foreign - others
+    part = Fraction(member.memory_bytes * share, 100)
+    return floor(max(0, min(part, free))) if share == 100 or floor(part) <= free else 0
 
 
 @given(snapshots(), requests, st.randoms(use_true_random=False))
@@ -265,6 +269,15 @@ def test_memory_that_others_hold_is_not_promised() -> None:
     assert place(fleet, request(devices=1, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_2",))
     assert place(fleet, request(devices=2, device_memory_bytes=20 * GIB)) == Plan("nod_n1", ("dev_n1_1", "dev_n1_2"))
     assert isinstance(place(fleet, request(devices=3, device_memory_bytes=20 * GIB)), Rejection)
+
+
+def test_a_share_is_not_placed_where_other_programs_hold_some_of_its_part() -> None:
+    half = request(devices=1, device_share=50, device_memory_bytes=4 * GIB)
+    crowded = snapshot(node(), device(0, memory_bytes=80 * GIB, memory_foreign=41 * GIB))
+    answer = place(crowded, half)
+    assert isinstance(answer, Rejection)
+    assert "other programs hold 41" in answer.sentence
+    assert isinstance(place(snapshot(node(), device(0, memory_bytes=80 * GIB, memory_foreign=40 * GIB)), half), Plan)
 
 
 def test_large_holes_stay_whole() -> None:
