@@ -89,8 +89,9 @@ class Sizing(_Table, frozen=True, kw_only=True):
     several devices is started with `split` set to their number where a service sets neither. An engine without `split`
     deals its layers to all devices. `share` is the part of a device's memory that the engine takes, as a rule and by
     argument; `cache` names the bytes of the cache of keys and values, `cache_type` its precision, `block` the tokens of
-    its blocks, `step` the tokens that are computed at once, `dtype` the precision of the weights, `eager` the flag that
-    captures no graphs; `report` is the engine by whose words in its log the estimate is corrected.
+    its blocks, `step` the tokens that are computed at once, `dtype` the precision that it computes in, which by itself
+    is the model's or, by `auto_dtype`, 16 bits; `eager` the flag that captures no graphs; `report` is the engine by
+    whose words in its log the estimate is corrected.
     """
 
     split_argument: str | None = None
@@ -100,6 +101,7 @@ class Sizing(_Table, frozen=True, kw_only=True):
     cache_argument: str | None = None
     cache_type_argument: str | None = None
     dtype_argument: str | None = None
+    auto_dtype: Literal["model", "half"] = "model"
     eager_argument: str | None = None
     share_argument: str | None = None
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0

@@ -20,7 +20,7 @@ from appliance.runtimes.spec import RuntimeSpec
 from gpu.estimate.cache import BLOCK_TOKENS
 from gpu.estimate.correction import NONE, Correction, corrected
 from gpu.estimate.errors import EstimateImpossible
-from gpu.estimate.estimate import LARGEST_STEP, Estimate, Workload, check_split, estimate
+from gpu.estimate.estimate import Estimate, Workload, check_split, estimate
 from gpu.estimate.facts import ModelFacts
 from gpu.estimate.weights import weights_per_rank
 from gpu.states import WHOLE
@@ -88,7 +88,7 @@ def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
     if asked.devices and asked.device_memory_bytes is not None:
         if facts.shape is not None:
             check_split(facts.shape, Workload(context=1, ranks=ranks, groups=groups))
-        weights = weights_per_rank(facts.weights, facts.shape, ranks, groups) if facts.weights.tensors else 0
+        weights = _least_weights(asked, facts, ranks, groups)
         cache = _cache_bytes(asked, groups) or 0
         _check_given(asked.device_memory_bytes, weights + cache)
         return Needs(
@@ -143,20 +143,23 @@ def workload_of(asked: Asked, facts: Facts) -> Workload:
     """The workload that the arguments ask for; raises `EstimateImpossible`, `ArgumentRefused`."""
     runtime, sizing, args = asked.runtime, asked.runtime.sizing, asked.args
     ranks, groups = split(asked)
+    given = arguments.number_in(args, runtime.concurrency_argument)
     context = arguments.number_in(args, runtime.context_argument) or facts.known_shape().positions
     if context is None:
         setting = f"set {runtime.context_argument}" if runtime.context_argument else "choose another runtime"
         raise EstimateImpossible(f"config.json does not tell the longest context; {setting}")
+    number_bytes = _number_bytes(asked, facts)
     return Workload(
         context=context,
-        concurrency=arguments.number_in(args, runtime.concurrency_argument) or 1,
+        concurrency=given or 1,
         ranks=ranks,
         groups=groups,
-        step_tokens=arguments.number_in(args, sizing.step_argument) or LARGEST_STEP,
+        step_tokens=arguments.number_in(args, sizing.step_argument),
+        most_sequences=None if given is not None else runtime.max_in_flight,
         block_tokens=arguments.number_in(args, sizing.block_argument) or _block_tokens(asked),
         kv_cache_bytes=_cache_bytes(asked, groups),
-        kv_element_bytes=_element_bytes(asked),
-        number_bytes=4 if _is_wide(asked) else 2,
+        kv_element_bytes=_element_bytes(asked, number_bytes),
+        number_bytes=number_bytes,
         has_graphs=bool(asked.devices) and sizing.has_graphs and not _has(args, sizing.eager_argument),
     )
 
@@ -173,18 +176,21 @@ def _block_tokens(asked: Asked) -> int:
     return BLOCK_TOKENS if asked.devices else _CPU_BLOCK_TOKENS
 
 
-def _element_bytes(asked: Asked) -> int:
+def _element_bytes(asked: Asked, number_bytes: int) -> int:
     sizing = asked.runtime.sizing
     chosen = arguments.text_in(asked.args, sizing.cache_type_argument) if sizing.cache_type_argument else None
     if chosen is not None and chosen.startswith("fp8"):
         return 1
-    return 4 if _is_wide(asked) and chosen in (None, "auto") else 2
+    return number_bytes if chosen in (None, "auto") else 2
 
 
-def _is_wide(asked: Asked) -> bool:
-    """Whether the engine is told to compute in 32 bits."""
-    argument = asked.runtime.sizing.dtype_argument
-    return argument is not None and arguments.text_in(asked.args, argument) in _WIDE
+def _number_bytes(asked: Asked, facts: Facts) -> int:
+    """Of one number that the engine computes in: as it is told, else the model's own, or half of that."""
+    sizing = asked.runtime.sizing
+    told = arguments.text_in(asked.args, sizing.dtype_argument) if sizing.dtype_argument else None
+    if told not in (None, "auto"):
+        return 4 if told in _WIDE else 2
+    return facts.number_bytes if sizing.auto_dtype == "model" else 2
 
 
 def _share(asked: Asked) -> float:
@@ -221,6 +227,13 @@ def _check_sharing(asked: Asked, is_estimated: bool) -> None:  # noqa: FBT001 - 
     if not is_estimated and arguments.number_in(asked.args, sizing.cache_argument) is None:
         wrong = f"on a share of a device the {runtime.name} runtime needs {sizing.cache_argument}"
         raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
+
+
+def _least_weights(asked: Asked, facts: Facts, ranks: int, groups: int) -> int:
+    if not facts.weights.tensors:
+        return 0
+    number_bytes = _number_bytes(asked, facts)
+    return weights_per_rank(facts.weights, facts.shape, ranks, groups, number_bytes=number_bytes)
 
 
 def _has(args: Sequence[str], flag: str | None) -> bool:

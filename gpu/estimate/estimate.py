@@ -22,7 +22,8 @@ class Workload(Struct, frozen=True, kw_only=True):
 
     `kv_cache_bytes` is what the engine is told to take for its cache, in place of what the sequences take.
     `kv_element_bytes` is 2, or 1 for a cache in FP8; `number_bytes` are those of a number that the engine computes in,
-    to which narrower weights are widened.
+    to which narrower weights are widened. `step_tokens` is what the engine was told to be ready for in one step, None
+    where it was not; `most_sequences` how many it takes into a step, where those are more than `concurrency`.
     `weight_bytes` and `kv_bytes_per_token` are a person's figures for one rank, in place of what the files do not tell;
     `has_graphs` is off with `--enforce-eager`.
     """
@@ -31,7 +32,8 @@ class Workload(Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     ranks: int = 1
     groups: int = 1
-    step_tokens: int = LARGEST_STEP
+    step_tokens: int | None = None
+    most_sequences: int | None = None
     block_tokens: int = cache.BLOCK_TOKENS
     kv_cache_bytes: int | None = None
     kv_element_bytes: int = 2
@@ -39,6 +41,16 @@ class Workload(Struct, frozen=True, kw_only=True):
     has_graphs: bool = True
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Of one step."""
+        return max(self.concurrency, self.most_sequences or 0)
+
+    @property
+    def step(self) -> int:
+        """Tokens of the largest step: an engine that was told measures its activations with as many, whatever comes."""
+        return self.step_tokens or min(LARGEST_STEP, self.context * self.sequences)
 
 
 class Estimate(Struct, frozen=True, kw_only=True):
@@ -75,8 +87,13 @@ def estimate(facts: ModelFacts, workload: Workload) -> Estimate:
     per_token, sequence, kv_cache = _cache(shape, workload)
     activations = graphs = 0
     if shape is not None:
-        step = min(workload.step_tokens, workload.context * workload.concurrency)
-        activations = overhead.activations(shape, workload.ranks, step_tokens=step, concurrency=workload.concurrency)
+        activations = overhead.activations(
+            shape,
+            workload.ranks,
+            step_tokens=workload.step,
+            sequences=min(workload.sequences, workload.step),
+            number_bytes=workload.number_bytes,
+        )
         graphs = dealt(overhead.graphs(shape), shape.layers, workload.groups) if workload.has_graphs else 0
     runtime = overhead.runtime(workload.ranks * workload.groups)
     return Estimate(
@@ -119,7 +136,7 @@ def _cache(shape: ModelShape | None, workload: Workload) -> tuple[int, int, int]
         workload.ranks,
         element,
         context=workload.context,
-        step_tokens=workload.step_tokens,
+        step_tokens=workload.step,
         groups=workload.groups,
         block_tokens=workload.block_tokens,
     )

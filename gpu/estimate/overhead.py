@@ -16,17 +16,16 @@ CONTEXT_BYTES: Final = 600 * MIB
 COMMUNICATION_BYTES: Final = 512 * MIB
 """Buffers of the collectives, where there is more than one rank."""
 GRAPH_BYTES_PER_LAYER: Final = 10 * MIB
-_ACTIVATION_BYTES: Final = 2
 _LOGIT_BYTES: Final = 4
 
 
-def activations(shape: ModelShape, ranks: int, *, step_tokens: int, concurrency: int) -> int:
+def activations(shape: ModelShape, ranks: int, *, step_tokens: int, sequences: int, number_bytes: int = 2) -> int:
     """The peak of one step: either inside a layer (the residual, its normed copy, the projections of gate and up and
     their product, or the attention's projections), or the logits of each sequence with a copy for sampling.
     """
     width = max(3 * shape.intermediate // ranks, (shape.heads + 2 * shape.kv_heads) * shape.head_dim // ranks)
-    layer = step_tokens * (3 * shape.hidden + width) * _ACTIVATION_BYTES
-    logits = concurrency * shape.vocabulary * 2 * _LOGIT_BYTES
+    layer = step_tokens * (3 * shape.hidden + width) * number_bytes
+    logits = sequences * shape.vocabulary * 2 * _LOGIT_BYTES
     return max(layer, logits)
 
 

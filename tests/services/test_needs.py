@@ -16,6 +16,7 @@ from appliance.runtimes.spec import Sizing
 from appliance.services.needs import Asked, Needs, needs
 from gpu.estimate.correction import NONE, Correction
 from gpu.estimate.errors import EstimateImpossible
+from gpu.estimate.estimate import Estimate
 from gpu.estimate.facts import ModelFacts, facts_of
 from gpu.estimate.weights import TensorFact
 from tests.gpu.checkpoints import LLAMA2_7B, LLAMA3_70B
@@ -227,3 +228,54 @@ def test_an_engine_that_takes_what_is_free_is_told_its_cache() -> None:
     other = replace(TRANSFORMERS, name="other", sizing=Sizing())
     with pytest.raises(CombinationRefused, match="the other runtime cannot share a device"):
         found(share=50, runtime=other)
+
+
+def told(*args: str, **given: Any) -> Estimate:
+    estimated = found(*args, **given).estimated
+    assert estimated is not None
+    return estimated
+
+
+def test_a_step_counts_as_the_engine_is_told_to_be_ready_for_it() -> None:
+    """It measures itself with as many tokens, whatever its sequences come to."""
+    plain, more = told("--max-num-seqs=1"), told("--max-num-seqs=1", "--max-num-batched-tokens=65536")
+    assert plain.activations_bytes == told("--max-num-batched-tokens=4096").activations_bytes
+    assert more.activations_bytes == 16 * plain.activations_bytes
+    assert told().activations_bytes == 2 * plain.activations_bytes  # several sequences of 4,096 tokens fill 8,192
+    prefill = told("--max-prefill-tokens=65536", runtime=TRANSFORMERS)
+    assert prefill.activations_bytes == more.activations_bytes
+
+
+def test_without_a_number_of_sequences_the_engine_s_own_is_counted_in_a_step() -> None:
+    words = facts_of(LLAMA2_7B | {"vocab_size": 1 << 22}, WEIGHTS)
+    assert told(facts=words).activations_bytes == 1024 * (1 << 22) * 8
+    assert told(facts=words, runtime=TRANSFORMERS).activations_bytes == 32 * (1 << 22) * 8
+    assert told("--max-num-seqs=64", facts=words).activations_bytes == 64 * (1 << 22) * 8
+    assert told(facts=words).kv_cache_bytes == told().kv_cache_bytes
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "weights"),
+    [
+        ({"torch_dtype": "float32"}, "BF16", 26 * GIB),  # narrower in the files than it is computed in
+        ({"dtype": "float32"}, "F32", 13 * GIB),
+        ({}, "F32", 13 * GIB),
+        ({"text_config": {"torch_dtype": "torch.float32"}}, "BF16", 26 * GIB),
+    ],
+)
+def test_a_model_in_32_bits_counts_as_each_engine_loads_it(config: dict[str, Any], dtype: str, weights: int) -> None:
+    facts = facts_of(LLAMA2_7B | config, [tensor._replace(dtype=dtype) for tensor in WEIGHTS])
+    plain, own = told(runtime=TRANSFORMERS), told(facts=facts, runtime=TRANSFORMERS)
+    assert own.weights_bytes == weights
+    assert own.kv_cache_bytes == 2 * plain.kv_cache_bytes
+    assert own.activations_bytes == 2 * plain.activations_bytes
+    assert told(facts=facts).kv_cache_bytes == plain.kv_cache_bytes  # vLLM computes it in 16 bits
+    assert told("--dtype=float32", facts=facts).kv_cache_bytes == own.kv_cache_bytes
+    assert told("--dtype=bfloat16", facts=facts, runtime=TRANSFORMERS).kv_cache_bytes == plain.kv_cache_bytes
+
+
+def test_a_configuration_that_lies_about_its_precision_saves_nothing() -> None:
+    facts = facts_of(LLAMA2_7B | {"torch_dtype": "float32"}, WEIGHTS)
+    assert told("--dtype=float32", facts=facts).weights_bytes == 26 * GIB
+    with pytest.raises(ArgumentRefused, match=f"take {26 * GIB} bytes"):
+        found("--dtype=float32", facts=facts, given=25 * GIB)

@@ -79,7 +79,7 @@ def test_without_devices_it_is_the_smallest_flavor() -> None:
 def test_the_estimate_improves_the_guide() -> None:
     name, reason = chosen([H200], SEVEN)
     assert name == "gpu-1"
-    assert "a device needs 17.2 GiB, and pool default has H200 with 141.0 GiB" in reason
+    assert "a device needs 17.5 GiB, and pool default has H200 with 141.0 GiB" in reason
     assert "2 devices are usual for 6.7 billion parameters" in reason
     assert chosen([A10], SEVEN)[0] == "gpu-1"
     assert chosen([T4], SEVEN)[0] == "gpu-2"
