@@ -3,8 +3,8 @@
 vLLM (0.32) logs at its start, on devices and on CPUs, `... KV cache size: N tokens, Maximum concurrency for C tokens
 per request`, and how large that cache is: `Available KV cache memory: G GiB` of each device, `... set (G/T) GiB for KV
 cache` on a CPU, or as it was told by argument. Of the cache follows what one sequence takes; of a whole device of known
-size, its share, the cache and the weights follows the overhead. Only what was read is compared. The log is the engine's
-own word, and no secret of anyone; a correction by it is bounded.
+size, on which no other program holds memory, its share, the cache and the weights follows the overhead. Only what was
+read is compared. The log is the engine's own word, and no secret of anyone; a correction by it is bounded.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def compare(told: EngineReport, needs: Needs, devices: Sequence[DeviceView], giv
     sequence = overhead = None
     if (cache := _cache_bytes(told, given_cache)) is not None and told.context == needs.context:
         sequence = cache * told.context / told.tokens
-    whole = all(lease.share == WHOLE for device in devices for lease in device.leases)
-    if devices and whole and given_cache is None and told.device_cache is not None and needs.estimated is not None:
+    alone = not any(device.memory_foreign or lease.share < WHOLE for device in devices for lease in device.leases)
+    if devices and alone and given_cache is None and told.device_cache is not None and needs.estimated is not None:
         taken = min(device.memory_bytes for device in devices) * needs.share
         left = taken - told.device_cache * _GIB - needs.estimated.weights_bytes
         overhead = max(0.0, left) + (told.graphs or 0.0) * _GIB

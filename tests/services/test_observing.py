@@ -91,6 +91,14 @@ def test_only_what_was_told_of_the_same_length_and_of_whole_devices_is_compared(
     assert compare(small, needed(), [CARD], None).sequence_bytes is None
 
 
+def test_a_device_on_which_other_programs_hold_memory_tells_no_overhead() -> None:
+    told = parse(ON_DEVICE)
+    assert told is not None
+    crowded = compare(told, needed(), [msgspec.structs.replace(CARD, memory_foreign=1)], None)
+    assert crowded.overhead_bytes is None
+    assert crowded.sequence_bytes == compare(told, needed(), [CARD], None).sequence_bytes
+
+
 def test_a_cpu_tells_the_cache() -> None:
     told = EngineReport(tokens=2048, context=4096, cpu_cache=1.0)
     wanted = needed(devices=0)
