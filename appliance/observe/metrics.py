@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from appliance.observe.gauges import PLATFORM, WHOLE
 from appliance.observe.recorder import Telemetry
-from appliance.services.tables import ReplicaRow, ServiceRow
+from appliance.services.tables import DeploymentRow, ReplicaRow, ServiceRow
 from gpu.states import WHOLE as WHOLE_DEVICE
 from gpu.tables import DeviceLeaseRow
 from tenants.tables import TenantRow
@@ -27,6 +27,7 @@ async def exposition(session: AsyncSession, telemetry: Telemetry) -> bytes:
     )
     for tenant, service, share in await session.execute(query):
         held.labels(tenant, service).set(share / WHOLE_DEVICE)
+    await _preemptions(session, registry)
     platform = dict(zip((gauge.name for gauge in WHOLE), telemetry.latest.get(PLATFORM, ()), strict=False))
     for gauge, name, text in (
         (WHOLE[3], "appliance_devices_free", "Devices that are healthy, open and not leased, shares summed"),
@@ -41,3 +42,21 @@ async def exposition(session: AsyncSession, telemetry: Telemetry) -> bytes:
     )
     lost.set(telemetry.lost)
     return generate_latest(registry)
+
+
+async def _preemptions(session: AsyncSession, registry: CollectorRegistry) -> None:
+    left = Gauge(
+        "appliance_preempted_replicas_total",
+        "Replicas that left for those of tenants of a higher priority, since their service was made",
+        ["tenant", "service"],
+        registry=registry,
+    )
+    query = (
+        select(TenantRow.name, ServiceRow.name, func.sum(DeploymentRow.preemptions))
+        .join(ServiceRow, ServiceRow.id == DeploymentRow.service_id)
+        .join(TenantRow, TenantRow.id == DeploymentRow.tenant_id)
+        .group_by(TenantRow.name, ServiceRow.name)
+        .having(func.sum(DeploymentRow.preemptions) > 0)
+    )
+    for tenant, service, count in await session.execute(query):
+        left.labels(tenant, service).set(count)

@@ -42,7 +42,7 @@ async def _change(session: AsyncSession, clock: Clock, service_id: str, change: 
         case Add():
             await _add(session, clock, change)
         case Retire():
-            await _retire(session, clock, change, timing)
+            await retire(session, clock, change, timing)
         case Forgive():
             await _forgive(session, change.deployment_id)
         case Forget():
@@ -78,7 +78,8 @@ async def _prune(session: AsyncSession, deployment_id: str) -> None:
     await session.execute(delete(ReplicaRow).where(ReplicaRow.id.in_(old)))
 
 
-async def _retire(session: AsyncSession, clock: Clock, change: Retire, timing: Timing) -> None:
+async def retire(session: AsyncSession, clock: Clock, change: Retire, timing: Timing) -> None:
+    """Let a replica go, in whichever way its state asks for."""
     replica_id = change.replica_id
     replica = await session.get_one(ReplicaRow, replica_id)
     state = ReplicaState(replica.state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 from sqlalchemy import select, update
@@ -19,25 +19,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.errors import NotFound
 from appliance.models.tables import ModelVersionRow
 from appliance.runtimes.errors import CombinationRefused
-from appliance.services import holdings, permits, trust
+from appliance.services import holdings, permits, preempting, trust
 from appliance.services.containment import contained
 from appliance.services.events import note
 from appliance.services.machinery import Machinery
+from appliance.services.preempting import PRECEDENCE
 from appliance.services.requesting import placement_request
 from appliance.services.states import Phase, ReplicaState
 from appliance.services.tables import DeploymentRow, ReplicaRow
 from appliance.services.transitions import PLACED_DEADLINE, move
 from gpu import leasing, reservations
 from gpu.errors import PlacementLost
-from gpu.fairness import Use, Waiting, plan_round
+from gpu.fairness import Outcome, Use, Waiting, plan_round
+from gpu.placement import after
+from gpu.preemption import Eviction, Incumbent, evictions
 from gpu.requests import PlacementRequest, Plan
 from gpu.reserving import holders_in, rejection, seek
 from gpu.snapshot import ComputeSnapshot
 from gpu.tables import FlavorRow, NodeRow
 from tenants.limits import Priority
 from tenants.tables import TenantRow
-
-_PRECEDENCE: Final = {Priority.high: 0, Priority.normal: 1, Priority.low: 2}
 
 
 class _Refused(NamedTuple):
@@ -58,6 +59,13 @@ class _Place(NamedTuple):
 Answer = _Place | _Refused
 
 
+class Decision(NamedTuple):
+    """An answer for each replica, in the order in which they are to be carried out; who leaves for which of them."""
+
+    answers: Mapping[str, Answer]
+    evictions: Sequence[Eviction]
+
+
 class _Ask(NamedTuple):
     """What the replicas of a deployment ask for, and when it is their turn."""
 
@@ -68,23 +76,24 @@ class _Ask(NamedTuple):
 async def place_waiting(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> bool:
     """Try to place these replicas, each tenant in its turn; whether there was anything to change."""
     known = {row.id: row.reason for row in waiting}
-    answers = await decide(machinery, waiting)
+    answers, leaving = await decide(machinery, waiting)
     news = {id_: answer for id_, answer in answers.items() if _sentence(answer) != known[id_]}
     for replica_id, answer in news.items():
         with contained(replica=replica_id):
             async with machinery.guarded.write() as session:
                 await settle(machinery, session, replica_id, answer)
-    return bool(news)
+    return await preempting.make_room(machinery, leaving) or bool(news)
 
 
-async def decide(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> Mapping[str, Answer]:
-    """An answer for each replica, in the order in which they are to be carried out."""
+async def decide(machinery: Machinery, waiting: Sequence[ReplicaRow]) -> Decision:
+    """Read all that the decision is made on, and make it in a thread."""
     async with machinery.guarded.read() as session:
         reserved = await reservations.active(session, machinery.clock.now())
         snapshot = machinery.reserved.over(await machinery.compute.read(session), reserved)
         asks = await _asks(session, machinery, {row.deployment_id for row in waiting}, snapshot)
         held = await holdings.by_tenant(session)
-    return await asyncio.to_thread(_decided, snapshot, waiting, asks, held, holders_in(reserved))
+        incumbents = await preempting.incumbents(session)
+    return await asyncio.to_thread(_decided, snapshot, waiting, asks, held, holders_in(reserved), incumbents)
 
 
 def _sentence(answer: Answer) -> str | None:
@@ -116,7 +125,7 @@ async def _asks(
         except (NotFound, CombinationRefused) as gone:  # the runtime, or what the flavor was when it was chosen
             asks[deployment.id] = _Refused(gone.detail)
             continue
-        asks[deployment.id] = _Ask(permit.narrowed(request, snapshot), _PRECEDENCE[Priority(tenant.priority)])
+        asks[deployment.id] = _Ask(permit.narrowed(request, snapshot), PRECEDENCE[Priority(tenant.priority)])
     return asks
 
 
@@ -126,24 +135,28 @@ def _decided(
     asks: Mapping[str, _Ask | _Refused],
     held: Mapping[str, Use],
     holders: frozenset[str],
-) -> dict[str, Answer]:
+    incumbents: Sequence[Incumbent],
+) -> Decision:
+    refused = {row.id: ask for row in waiting if isinstance(ask := asks[row.deployment_id], _Refused)}
+    queue = [_queued(row, ask, holders) for row in waiting if isinstance(ask := asks[row.deployment_id], _Ask)]
+    outcomes = list(plan_round(snapshot, queue, held, seek))
+    return Decision(refused | _answers(snapshot, outcomes), _evictions(outcomes, incumbents))
+
+
+def _queued(row: ReplicaRow, ask: _Ask, holders: frozenset[str]) -> Waiting:
+    return Waiting(
+        replica_id=row.id,
+        deployment_id=row.deployment_id,
+        tenant_id=row.tenant_id,
+        precedence=ask.precedence,
+        request=replace(ask.request, holders=holders & {row.tenant_id, row.id}),
+    )
+
+
+def _answers(snapshot: ComputeSnapshot, outcomes: Sequence[Outcome]) -> dict[str, Answer]:
     answers: dict[str, Answer] = {}
-    queue: list[Waiting] = []
-    for row in waiting:
-        ask = asks[row.deployment_id]
-        if isinstance(ask, _Refused):
-            answers[row.id] = ask
-        else:
-            one = Waiting(
-                replica_id=row.id,
-                deployment_id=row.deployment_id,
-                tenant_id=row.tenant_id,
-                precedence=ask.precedence,
-                request=replace(ask.request, holders=holders & {row.tenant_id, row.id}),
-            )
-            queue.append(one)
     told: dict[Hashable, _Refused] = {}
-    for outcome in plan_round(snapshot, queue, held, seek):
+    for outcome in outcomes:
         request = outcome.waiting.request
         if outcome.plan is not None:
             answers[outcome.waiting.replica_id] = _Place(request, outcome.plan, _classes(snapshot, outcome.plan))
@@ -153,6 +166,17 @@ def _decided(
             told[kind] = _explained(outcome.snapshot, request)
         answers[outcome.waiting.replica_id] = told[kind]
     return answers
+
+
+def _evictions(outcomes: Sequence[Outcome], incumbents: Sequence[Incumbent]) -> list[Eviction]:
+    """Who leaves for those that fit nowhere, on what all the others leave."""
+    if not outcomes or not incumbents:
+        return []
+    last = outcomes[-1]
+    left = last.snapshot
+    if last.plan is not None:
+        left = after(left, last.waiting.replica_id, last.waiting.request, last.plan)
+    return list(evictions(left, [outcome.waiting for outcome in outcomes if outcome.plan is None], incumbents))
 
 
 def _explained(snapshot: ComputeSnapshot, request: PlacementRequest) -> _Refused:
@@ -192,6 +216,7 @@ async def _take(machinery: Machinery, session: AsyncSession, replica: ReplicaRow
         await leasing.take(session, machinery.clock, replica.id, plan, request)
     except PlacementLost:
         return  # a later round plans again, on what is there then
+    await preempting.forget_reservation(session, replica.id)
     await move(
         session,
         machinery.clock,

@@ -18,7 +18,7 @@ from appliance.kernel.errors import Unavailable
 from appliance.kernel.logging import get_logger
 from appliance.launchers.contract import ExitInfo, ObservedReplica
 from appliance.launchers.contract import ReplicaState as Process
-from appliance.services import converge, failing, leaving, placing
+from appliance.services import converge, failing, leaving, placing, preempting
 from appliance.services.containment import contained
 from appliance.services.facts import World, load
 from appliance.services.jobs import Jobs
@@ -74,6 +74,7 @@ class ServiceReconciler:
         """What goes wrong with what waits holds up nothing of what runs."""
         changed = False
         with contained(step="placing"):
+            await preempting.end_reservations(self._machinery)
             changed = await placing.place_waiting(self._machinery, waiting)
         return changed  # noqa: RET504 - also after an error
 

@@ -177,6 +177,8 @@ class MemoryNeeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
+    """`preemptions` counts the replicas that left for those of tenants of a higher priority, since it was made."""
+
     id: str
     name: str
     generation: int
@@ -188,6 +190,7 @@ class DeploymentView(msgspec.Struct, frozen=True, kw_only=True):
     flavor: str
     memory: MemoryNeeds | None
     placement: Placement
+    preemptions: int
     replicas: int
     ready_replicas: int
     args: list[str]

@@ -57,7 +57,8 @@ class DeploymentRow(Base):
 
     `device_memory_bytes` (of each device), `cpu_millis` and `memory_bytes` are what each replica counts against the
     tenant's quotas, as they were when it was published; `needs` is how the first was found (`services.needs`).
-    `strategy`, `node_labels` and `preemptible` are what `schemas.Placement` says.
+    `strategy`, `node_labels` and `preemptible` are what `schemas.Placement` says; `preemptions` counts the replicas
+    that left for others.
     """
 
     __tablename__ = "deployments"
@@ -90,6 +91,7 @@ class DeploymentRow(Base):
     strategy: Mapped[str] = mapped_column(String(16), default="pack", server_default="pack")
     node_labels: Mapped[Json]
     preemptible: Mapped[bool] = mapped_column(default=False, server_default=false())
+    preemptions: Mapped[int] = mapped_column(default=0, server_default="0")
     replicas: Mapped[int]
     args: Mapped[Json]
     env: Mapped[Json]

@@ -160,6 +160,7 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
         placement=Placement(
             strategy=Strategy(row.strategy), node_labels=row.node_labels or {}, preemptible=row.preemptible
         ),
+        preemptions=row.preemptions,
         replicas=row.replicas,
         ready_replicas=sum(replica.state == ReplicaState.ready for replica in replicas),
         args=row.args,

@@ -338,7 +338,8 @@ async def test_tenants_get_quotas_of_what_they_use(empty_url: str, engine: Async
     assert await _rows(engine, "SELECT device_memory_bytes, cpu_millis, memory_bytes, needs FROM deployments") == [
         (least, 1500, 7, None)
     ]
-    assert await _rows(engine, "SELECT strategy, node_labels, preemptible FROM deployments") == [("pack", None, False)]
+    placed = "SELECT strategy, node_labels, preemptible, preemptions FROM deployments"
+    assert await _rows(engine, placed) == [("pack", None, False, 0)]
     with pytest.raises(IntegrityError):
         await _write(engine, "UPDATE deployments SET strategy = 'best'")
     assert sorted(await _rows(engine, "SELECT id, counted_bytes FROM model_versions")) == [("ver_1", 30), ("ver_2", 5)]

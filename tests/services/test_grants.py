@@ -280,7 +280,7 @@ async def test_the_end_of_a_grant_waits_for_who_takes_a_place_by_it(stage: Stage
             locks = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
             return is_sqlite or task.done() or bool(await session.scalar(locks))
 
-    answers = await placing.decide(stage.machinery, [waiting])
+    answers = (await placing.decide(stage.machinery, [waiting])).answers
     async with stage.database.write() as session:
         await placing.settle(stage.machinery, session, waiting.id, answers[waiting.id])
         await session.flush()
