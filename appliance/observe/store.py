@@ -84,8 +84,17 @@ class Store:
             pass
 
     def read(self, series: str, kind: Kind, since: int, until: int) -> dict[int, Values]:
-        """The samples or minutes that begin in [since, until), by their times. What is not packed yet is in it."""
-        return self._run(lambda file: _read(file, series, kind, since, until))
+        """The samples or minutes that begin in [since, until), by their times. What is not packed yet is in it.
+
+        Only fetching is a transaction: who waits for one does not wait for what another decodes.
+        """
+        blocks, frames = self._run(lambda file: _fetch(file, series, kind, since, until))
+        found: dict[int, Values] = {}
+        for block in blocks:
+            found |= _block(block)
+        recent = {at: values for at, body in frames if (values := _of_series(body, series)) is not None}
+        found |= recent if kind is Kind.raw else minutes(recent)
+        return {at: values for at, values in found.items() if since <= at < until}
 
     def size(self) -> int:
         """Bytes on the disk."""
@@ -220,20 +229,25 @@ def _forget(file: sqlite3.Connection, now: int) -> None:
         file.execute("DELETE FROM blocks WHERE kind = ? AND start < ?", (kind, now - kept))
 
 
-def _read(file: sqlite3.Connection, series: str, kind: Kind, since: int, until: int) -> dict[int, Values]:
+def _fetch(
+    file: sqlite3.Connection, series: str, kind: Kind, since: int, until: int
+) -> tuple[list[bytes], list[tuple[int, bytes]]]:
+    """The series' blocks, and the frames of all series that are not packed yet, with their times."""
     length = SLICE_S if kind is Kind.raw else HOUR_S
-    found: dict[int, Values] = {}
     query = "SELECT body FROM blocks WHERE series = ? AND kind = ? AND start > ? AND start < ? ORDER BY start"
-    for (body,) in file.execute(query, (series, kind, since - length, until)):
-        found |= _block(body)
-    recent: dict[int, Values] = {}
-    begin = since - since % MINUTE_S
-    for at, body in file.execute("SELECT at, body FROM frames WHERE at >= ? AND at < ? ORDER BY at", (begin, until)):
-        values = _frame(body).get(series)
-        if values is not None:
-            recent[at] = values
-    found |= recent if kind is Kind.raw else minutes(recent)
-    return {at: values for at, values in found.items() if since <= at < until}
+    blocks = [body for (body,) in file.execute(query, (series, kind, since - length, until))]
+    span = (since - since % MINUTE_S, until)
+    frames = file.execute("SELECT at, body FROM frames WHERE at >= ? AND at < ? ORDER BY at", span)
+    return blocks, frames.fetchall()
+
+
+def _of_series(body: bytes, series: str) -> list[int | None] | None:
+    """From a frame; None where the series is not in it. What the others have is passed over."""
+    try:
+        found = msgspec.msgpack.decode(zlib.decompress(body), type=dict[str, msgspec.Raw]).get(series)
+        return None if found is None else msgspec.msgpack.decode(found, type=list[int | None])
+    except (zlib.error, msgspec.DecodeError):
+        return None
 
 
 def _frame(body: bytes) -> Samples:

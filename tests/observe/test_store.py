@@ -2,11 +2,14 @@
 
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from appliance.observe.blocks import Values, unpack
 from appliance.observe.store import DAY_S, HOUR_S, MINUTE_S, SLICE_S, HistoryFailed, Kind, Store, minutes
 
 BEGIN = 1_700_000_000 - 1_700_000_000 % DAY_S
@@ -194,3 +197,31 @@ def test_readers_and_the_writer_do_not_disturb_one_another(store: Store) -> None
         reader.join()
     assert failures == []
     assert store.read(SERIES, Kind.raw, BEGIN, BEGIN + DAY_S) == samples
+
+
+def test_of_a_frame_only_what_is_asked_for_is_decoded(store: Store, path: Path) -> None:
+    store.append(BEGIN, {"dev_1": [1, None], "dev_2": [2, 3]})
+    with sqlite3.connect(path) as file:  # what the other has is no list of numbers
+        body = zlib.compress(msgspec.msgpack.encode({"dev_1": [1, None], "dev_2": "damaged"}))
+        file.execute("UPDATE frames SET body = ? WHERE at = ?", (body, BEGIN))
+    assert store.read("dev_1", Kind.raw, BEGIN, BEGIN + 1) == {BEGIN: [1, None]}
+    assert store.read("dev_2", Kind.raw, BEGIN, BEGIN + 1) == {}
+    assert store.read("dev_3", Kind.raw, BEGIN, BEGIN + 1) == {}
+
+
+def test_a_sample_is_taken_while_another_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding a long history is no part of the transaction."""
+    fill(store, SLICE_S)
+    store.keep_house(BEGIN + SLICE_S)
+    appended = []
+
+    def unpack_slowly(block: bytes) -> dict[int, Values]:
+        writer = threading.Thread(target=store.append, args=(BEGIN + SLICE_S, {SERIES: [1, 2, 3]}))
+        writer.start()
+        writer.join(timeout=10)
+        appended.append(not writer.is_alive())
+        return unpack(block)
+
+    monkeypatch.setattr("appliance.observe.store.unpack", unpack_slowly)
+    assert len(store.read(SERIES, Kind.raw, BEGIN, BEGIN + SLICE_S)) == SLICE_S // STEP
+    assert appended == [True]
