@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from gpu.reserving import seek
 from gpu.snapshot import ComputeSnapshot, NodeView
 from gpu.whatif import vacated
 
-_WEIGHED: Final = 32
+_WEIGHED: Final = 16
 """Nodes that are weighed where more would do: those with the most free devices, where the fewest have to go."""
 
 
@@ -49,44 +50,66 @@ def evictions(
     snapshot: ComputeSnapshot, waiting: Iterable[Waiting], incumbents: Iterable[Incumbent], find: Find = seek
 ) -> Iterator[Eviction]:
     """For those that fit nowhere, in their turn (by precedence), each on what the ones before it leave."""
-    staying = {one.replica_id: one for one in incumbents}
-    leaving = [one for one in staying.values() if one.is_leaving]
-    snapshot = _without(snapshot, staying, leaving)
-    lowest = max((one.precedence for one in staying.values() if one.consents), default=0)
+    room = _Room(snapshot, incumbents)
     hopeless: set[Hashable] = set()
     for one in waiting:
-        if one.precedence >= lowest:
+        if one.precedence >= room.lowest:
             return  # nor does anybody go for those who come after
-        kind = (one.request.needs, one.precedence)
-        plan = find(snapshot, one.request)
-        if plan is None and kind not in hopeless:
-            found = _eviction(snapshot, one, staying.values(), find)
+        plan = find(room.snapshot, one.request)
+        if plan is None:
+            kind = (one.request.needs, one.precedence)
+            found = None if kind in hopeless else _eviction(room, one, find)
             if found is None:
                 hopeless.add(kind)
                 continue
             plan = found.plan
-            snapshot = _without(snapshot, staying, [staying[id_] for id_ in found.victims])
+            room.leave(found.victims)
             yield found
-        if plan is not None:
-            snapshot = after(snapshot, one.replica_id, one.request, plan)
+        room.take(one, plan)
 
 
-def _without(snapshot: ComputeSnapshot, staying: dict[str, Incumbent], gone: Iterable[Incumbent]) -> ComputeSnapshot:
-    """The snapshot once these are gone, which are taken from those who stay."""
-    claims = {}
-    for one in gone:
-        del staying[one.replica_id]
-        claims[one.replica_id] = (one.node_id, one.memory_bytes)
-    return vacated(snapshot, claims)
+class _Room:
+    """The compute as it will be, with those who stay: at first without what leaves already."""
+
+    def __init__(self, snapshot: ComputeSnapshot, incumbents: Iterable[Incumbent]) -> None:
+        self.snapshot = snapshot
+        self._staying = {one.replica_id: one for one in incumbents}
+        self._emptied: dict[int, ComputeSnapshot] = {}
+        self.leave([one.replica_id for one in self._staying.values() if one.is_leaving])
+        self.lowest = max((one.precedence for one in self._staying.values() if one.consents), default=0)
+
+    def leave(self, replica_ids: Iterable[str]) -> None:
+        self.snapshot = _without(self.snapshot, [self._staying.pop(replica_id) for replica_id in replica_ids])
+        self._emptied.clear()
+
+    def take(self, waiting: Waiting, plan: Plan) -> None:
+        self.snapshot = after(self.snapshot, waiting.replica_id, waiting.request, plan)
+        self._emptied.clear()
+
+    def who_may_go(self, precedence: int) -> Mapping[str, Sequence[Incumbent]]:
+        """By node, for what is of this precedence."""
+        found: dict[str, list[Incumbent]] = defaultdict(list)
+        for one in self._staying.values():
+            if one.consents and one.precedence > precedence:
+                found[one.node_id].append(one)
+        return found
+
+    def emptied(self, precedence: int) -> ComputeSnapshot:
+        """Once all who may go for what is of this precedence are gone."""
+        if precedence not in self._emptied:
+            gone = [one for members in self.who_may_go(precedence).values() for one in members]
+            self._emptied[precedence] = _without(self.snapshot, gone)
+        return self._emptied[precedence]
 
 
-def _eviction(snapshot: ComputeSnapshot, waiting: Waiting, staying: Iterable[Incumbent], find: Find) -> Eviction | None:
+def _eviction(room: _Room, waiting: Waiting, find: Find) -> Eviction | None:
     if not waiting.request.devices:
         return None
+    may_go = room.who_may_go(waiting.precedence)
     options = [
-        (cost, plan, victims)
-        for node, may_go in _nodes(snapshot, waiting, staying, find)
-        for cost, plan, victims in _options(snapshot, node, may_go, lambda view: find(view, waiting.request))
+        option
+        for node in _nodes(room, waiting, find)
+        for option in _options(room.snapshot, node, may_go[node.id], lambda view: find(view, waiting.request))
     ]
     if not options:
         return None
@@ -94,21 +117,25 @@ def _eviction(snapshot: ComputeSnapshot, waiting: Waiting, staying: Iterable[Inc
     return Eviction(waiting, plan, victims)
 
 
-def _nodes(
-    snapshot: ComputeSnapshot, waiting: Waiting, staying: Iterable[Incumbent], find: Find
-) -> Sequence[tuple[NodeView, Sequence[Incumbent]]]:
-    """Where it would fit if all went who may, with those."""
-    may_go: dict[str, list[Incumbent]] = defaultdict(list)
-    for one in staying:
-        if one.consents and one.precedence > waiting.precedence:
-            may_go[one.node_id].append(one)
-    found = [
-        (node, may_go[node.id])
-        for node in snapshot.nodes
-        if node.id in may_go and find(_alone(snapshot, node, may_go[node.id]), waiting.request) is not None
-    ]
-    free = {node.id: sum(device.is_free for device in node.devices) for node, _ in found}
-    return sorted(found, key=lambda each: (-free[each[0].id], each[0].name))[:_WEIGHED]
+def _nodes(room: _Room, waiting: Waiting, find: Find) -> Sequence[NodeView]:
+    """Where it would fit if all went who may."""
+    emptied = room.emptied(waiting.precedence)
+    if find(emptied, waiting.request) is None:
+        return ()
+    alike = [[node] for node in emptied.nodes] if waiting.request.holders else emptied.shapes.values()
+    fitting = {
+        node.id
+        for nodes in alike
+        if find(replace(emptied, nodes=(nodes[0],)), waiting.request) is not None
+        for node in nodes
+    }
+    found = [node for node in room.snapshot.nodes if node.id in fitting]
+    free = {node.id: sum(device.is_free for device in node.devices) for node in found}
+    return sorted(found, key=lambda node: (-free[node.id], node.name))[:_WEIGHED]
+
+
+def _without(snapshot: ComputeSnapshot, gone: Iterable[Incumbent]) -> ComputeSnapshot:
+    return vacated(snapshot, {one.replica_id: (one.node_id, one.memory_bytes) for one in gone})
 
 
 _Cost = tuple[int, int, int, tuple[str, ...], str]
@@ -160,5 +187,4 @@ def _held(node: NodeView, replica_id: str) -> int:
 
 def _alone(snapshot: ComputeSnapshot, node: NodeView, gone: Iterable[Incumbent]) -> ComputeSnapshot:
     """Of this node, once these are gone."""
-    alone = ComputeSnapshot(snapshot.pools, (node,), snapshot.mix)
-    return vacated(alone, {one.replica_id: (one.node_id, one.memory_bytes) for one in gone})
+    return _without(replace(snapshot, nodes=(node,)), gone)

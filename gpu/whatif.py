@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -12,11 +13,11 @@ from gpu.snapshot import ComputeSnapshot, NodeView
 
 def vacated(snapshot: ComputeSnapshot, claims: Mapping[str, tuple[str, int]]) -> ComputeSnapshot:
     """As it would be without these replicas: by id, the node of each and the bytes of memory that it claims there."""
-    for node_id in {node_id for node_id, _ in claims.values()}:
-        position = snapshot.positions.get(node_id)
-        if position is not None:
-            snapshot = snapshot.with_node(_without(snapshot.nodes[position], claims))
-    return snapshot
+    by_node: dict[str, dict[str, int]] = defaultdict(dict)
+    for replica_id, (node_id, memory) in claims.items():
+        by_node[node_id][replica_id] = memory
+    nodes = (_without(node, by_node[node.id]) if node.id in by_node else node for node in snapshot.nodes)
+    return replace(snapshot, nodes=tuple(nodes)) if by_node else snapshot
 
 
 def closed(
@@ -37,10 +38,9 @@ def closed(
     return snapshot
 
 
-def _without(node: NodeView, claims: Mapping[str, tuple[str, int]]) -> NodeView:
-    claimed = sum(memory for node_id, memory in claims.values() if node_id == node.id)
+def _without(node: NodeView, claims: Mapping[str, int]) -> NodeView:
     devices = tuple(
         with_changed(device, leases=tuple(lease for lease in device.leases if lease.replica_id not in claims))
         for device in node.devices
     )
-    return replace(node, memory_claimed=node.memory_claimed - claimed, devices=devices)
+    return replace(node, memory_claimed=node.memory_claimed - sum(claims.values()), devices=devices)
