@@ -61,21 +61,19 @@ def shown(row: NodeRow | DeviceRow) -> Cordon | None:
 
 
 async def on_draining(session: AsyncSession) -> dict[str, str]:
-    """The replicas that are to leave because their node or a device of theirs is drained, each with why."""
-    nodes = (
-        select(NodeClaimRow.replica_id, NodeRow.name, NodeRow.cordoned)
-        .join(NodeRow, NodeRow.id == NodeClaimRow.node_id)
-        .where(NodeRow.draining)
-    )
-    found = {replica: f"node {name} is drained: {why}" for replica, name, why in await session.execute(nodes)}
+    """The replicas that are to leave because their node or a device of theirs is drained, each with why: in words for
+    tenants, who read neither the node's name nor what an administrator wrote.
+    """
+    nodes = select(NodeClaimRow.replica_id).join(NodeRow, NodeRow.id == NodeClaimRow.node_id).where(NodeRow.draining)
+    found = dict.fromkeys(await session.scalars(nodes), "its node is drained for maintenance")
     devices = (
-        select(DeviceLeaseRow.replica_id, DeviceRow.model, DeviceRow.index, DeviceRow.cordoned)
+        select(DeviceLeaseRow.replica_id, DeviceRow.model, DeviceRow.index)
         .join(DeviceRow, DeviceRow.id == DeviceLeaseRow.device_id)
         .where(DeviceRow.draining)
         .order_by(DeviceRow.id)
     )
-    for replica, model, index, why in await session.execute(devices):
-        found.setdefault(replica, f"its device {index} ({model}) is drained: {why}")
+    for replica, model, index in await session.execute(devices):
+        found.setdefault(replica, f"its device {index} ({model}) is drained for maintenance")
     return found
 
 

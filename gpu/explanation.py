@@ -1,9 +1,12 @@
-"""Why a request fits nowhere: every cause with what it rules out, and one sentence for a person. Pure."""
+"""Why a request fits nowhere: every cause with what it rules out, and one sentence for a person. Pure.
+
+Sentences go to tenants: they tell of pools and numbers, and neither the names of nodes nor what administrators wrote.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec.structs import replace as with_changed
 
@@ -139,12 +142,11 @@ def _sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Devices, requ
     """The causes are tried from the coarsest on; each leaves the nodes that still could do."""
     ready = [node for node in nodes if node.state is NodeState.ready]
     if not ready:
-        return f"no node of pool {pool.name} answers: {listed([_with_reason(node) for node in nodes])}"
+        return f"no node of pool {pool.name} answers"
     if not (labelled := [node for node in ready if node.has_labels(request.node_labels)]):
         return f"no node of pool {pool.name} has the labels {_labels(request)}"
     if not (ready := [node for node in labelled if node.cordoned is None]):
-        cordons = listed([f"{node.name} ({node.cordoned})" for node in labelled])
-        return f"every node of pool {pool.name} that could do is cordoned: {cordons}"
+        return f"every node of pool {pool.name} that could do is cordoned for maintenance"
     if request.devices:
         about_devices = _device_sentence(pool, ready, devices, request)
         if about_devices:
@@ -171,12 +173,11 @@ def _device_sentence(pool: PoolView, nodes: Sequence[NodeView], devices: _Device
         return f"pool {pool.name} has no {what}{kind}: {detail}"
     if max(device.usable(request.device_share) for device in free) < request.device_memory_bytes:
         return _too_small(pool, free, request)
-    groups = [(_usable_group(devices[node.id], request), node.name) for node in nodes]
-    most, name = min(groups, key=lambda group: (-group[0], group[1]))
+    most = max(_usable_group(devices[node.id], request) for node in nodes)
     if most < request.devices:
         return (
-            f"{request.devices} equal free devices{kind} on one node are needed; node {name} of pool {pool.name} has "
-            f"the most, {most}"
+            f"{request.devices} equal free devices{kind} on one node are needed; the most that a node of pool "
+            f"{pool.name} has is {most}"
         )
     return ""
 
@@ -222,20 +223,8 @@ def _usable_group(devices: Sequence[DeviceView], request: PlacementRequest) -> i
 def _node_sentence(pool: PoolView, nodes: Sequence[NodeView], request: PlacementRequest) -> str:
     quick = [node for node in nodes if node.cpus >= request.cpus]
     if not quick:
-        node = _most(nodes, lambda node: node.cpus)
-        return f"node {node.name} has {counted(node.cpus, 'CPU')}, {number(request.cpus)} are needed{_of(pool, nodes)}"
-    node = _most(quick, lambda node: node.memory_free)
-    needed, free = compared(request.memory_bytes, node.memory_free)
-    return f"node {node.name} has {free} of memory free, {needed} are needed{_of(pool, quick)}"
-
-
-def _most(nodes: Sequence[NodeView], measure: Callable[[NodeView], float]) -> NodeView:
-    return min(nodes, key=lambda node: (-measure(node), node.name))
-
-
-def _of(pool: PoolView, nodes: Sequence[NodeView]) -> str:
-    return f"; no other node of pool {pool.name} that could do has more" if len(nodes) > 1 else ""
-
-
-def _with_reason(node: NodeView) -> str:
-    return f"{node.name} is {node.state}" + (f" ({node.reason})" if node.reason else "")
+        most = counted(max(node.cpus for node in nodes), "CPU")
+        needed = counted(request.cpus, "CPU")
+        return f"{needed} on one node are needed; the most that a node of pool {pool.name} has is {most}"
+    needed, free = compared(request.memory_bytes, max(node.memory_free for node in quick))
+    return f"{needed} of a node's memory are needed; the most that a node of pool {pool.name} has free is {free}"

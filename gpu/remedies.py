@@ -33,8 +33,7 @@ def _uncordoned_device(snapshot: ComputeSnapshot, request: PlacementRequest, fin
     subjects = tuple(id_ for id_ in plan.device_ids if id_ in cordoned) if plan is not None else ()
     if plan is None or not subjects:
         return None
-    where = _node(snapshot, plan.node_id).name
-    text = f"lift the cordon of {counted(len(subjects), 'device')} on node {where}"
+    text = f"lift the cordon of {counted(len(subjects), 'device')}"
     return Remedy(change=Change.uncordon_device, subjects=subjects, text=text)
 
 
@@ -44,8 +43,7 @@ def _uncordoned_node(snapshot: ComputeSnapshot, request: PlacementRequest, find:
     plan = find(_with_nodes(snapshot, lambda node: replace(node, cordoned=None)), request)
     if plan is None:
         return None
-    text = f"lift the cordon of node {_node(snapshot, plan.node_id).name}"
-    return Remedy(change=Change.uncordon_node, subjects=(plan.node_id,), text=text)
+    return Remedy(change=Change.uncordon_node, subjects=(plan.node_id,), text="lift the cordon of a node")
 
 
 def _ended_reservation(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
@@ -54,8 +52,7 @@ def _ended_reservation(snapshot: ComputeSnapshot, request: PlacementRequest, fin
     subjects = tuple(id_ for id_ in plan.device_ids if id_ in reserved) if plan is not None else ()
     if plan is None or not subjects:
         return None
-    where = _node(snapshot, plan.node_id).name
-    text = f"end the reservation of {counted(len(subjects), 'device')} on node {where}"
+    text = f"end the reservation of {counted(len(subjects), 'device')}"
     return Remedy(change=Change.end_reservation, subjects=subjects, text=text)
 
 
@@ -107,13 +104,11 @@ def _stopped_replicas(snapshot: ComputeSnapshot, request: PlacementRequest, find
                 best = candidate if best is None else min(best, candidate)
     if best is None:
         return None
-    count, name, holders = best
+    count, _, holders = best
     freed = _with_nodes(snapshot, lambda node: _without(node, frozenset(holders)))
     if find(freed, request) is None:
         return None
-    return Remedy(
-        change=Change.stop_replicas, subjects=holders, text=f"stop {counted(count, 'replica')} on node {name}"
-    )
+    return Remedy(change=Change.stop_replicas, subjects=holders, text=f"stop {counted(count, 'replica')} on one node")
 
 
 def _less_memory(snapshot: ComputeSnapshot, request: PlacementRequest, find: Find) -> Remedy | None:
@@ -140,10 +135,6 @@ _SEEKERS: Final = (
 
 def _with_nodes(snapshot: ComputeSnapshot, change: Callable[[NodeView], NodeView]) -> ComputeSnapshot:
     return ComputeSnapshot(snapshot.pools, tuple(change(node) for node in snapshot.nodes), snapshot.mix)
-
-
-def _node(snapshot: ComputeSnapshot, node_id: str) -> NodeView:
-    return snapshot.nodes[snapshot.positions[node_id]]
 
 
 def _open_devices(node: NodeView) -> NodeView:

@@ -36,7 +36,7 @@ from gpu.preemption import Eviction, Incumbent, evictions
 from gpu.requests import PlacementRequest, Plan
 from gpu.reserving import holders_in, rejection, seek
 from gpu.snapshot import ComputeSnapshot
-from gpu.tables import FlavorRow, NodeRow
+from gpu.tables import FlavorRow
 from tenants.limits import Priority
 from tenants.tables import TenantRow
 
@@ -227,9 +227,7 @@ async def _take(machinery: Machinery, session: AsyncSession, replica: ReplicaRow
         node_id=plan.node_id,
         reason="",
     )
-    node = await session.get_one(NodeRow, plan.node_id)
-    where = f"placed on node {node.name}{_with(request)}"
-    note(session, machinery.clock, replica.service_id, Phase.placed, where, replica_id=replica.id)
+    note(session, machinery.clock, replica.service_id, Phase.placed, f"placed{_with(request)}", replica_id=replica.id)
 
 
 def _with(request: PlacementRequest) -> str:

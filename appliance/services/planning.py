@@ -36,9 +36,9 @@ class PlanReason(Struct, frozen=True, kw_only=True):
 
 class ServicePlan(Struct, frozen=True, kw_only=True):
     """What a service would get. `flavor_reason` is empty where the flavor was named. `counts` is what all replicas
-    count against the tenant's quotas. `node` and `devices` (their models) are where the first replica would go now;
-    where it would wait, `waits` says why, `reasons` has every cause, and `would_help` which single changes would make
-    room, the cheapest first.
+    count against the tenant's quotas. `node` (for administrators) and `devices` (their models) are where the first
+    replica would go now; where it would wait, `waits` says why, `reasons` has every cause, and `would_help` which
+    single changes would make room, the cheapest first.
     """
 
     model: str
@@ -98,7 +98,7 @@ def _placed(plan: ServicePlan, snapshot: ComputeSnapshot, asked: PlacementReques
         return replace(plan, waits=found.sentence, reasons=reasons, would_help=helps)
     node = snapshot.nodes[snapshot.positions[found.node_id]]
     models = [device.model for device in node.devices if device.id in found.device_ids]
-    return replace(plan, node=node.name, devices=models)
+    return replace(plan, node=node.name if names_all else None, devices=models)
 
 
 def _shown(reason: Reason, *, names_all: bool) -> PlanReason:

@@ -59,23 +59,27 @@ CASES: list[tuple[str, Sequence[NodeView | DeviceView], dict[str, Any]]] = [
         {"devices": 1, "excluded_models": {"BI-V150": "TianGai devices run normal mode only"}},
     ),
     (
-        "2 equal free devices on one node are needed; node n1 of pool default has the most, 1",
+        "2 equal free devices on one node are needed; the most that a node of pool default has is 1",
         [node("n1"), device(0, "n1"), device(1, "n1", model="H100"), node("n2"), device(0, "n2")],
         {"devices": 2},
     ),
     (
-        "node n1 has 1.2 GiB of memory free, 4.0 GiB are needed",
+        "4.0 GiB of a node's memory are needed; the most that a node of pool default has free is 1.2 GiB",
         [node(memory_claimed=int(62.8 * GIB))],
         {"memory_bytes": 4 * GIB},
     ),
     (
-        "node n2 has 2.0 GiB of memory free, 4.0 GiB are needed; no other node of pool default that could do has more",
+        "4.0 GiB of a node's memory are needed; the most that a node of pool default has free is 2.0 GiB",
         [node("n1", memory_bytes=GIB), node("n2", memory_bytes=2 * GIB)],
         {"memory_bytes": 4 * GIB},
     ),
-    ("node n1 has 1 CPU, 2.5 are needed", [node(cpus=1.0)], {"cpus": 2.5}),
     (
-        "no node of pool default answers: n1 is stale (not seen for 5 minutes)",
+        "2.5 CPUs on one node are needed; the most that a node of pool default has is 1 CPU",
+        [node(cpus=1.0)],
+        {"cpus": 2.5},
+    ),
+    (
+        "no node of pool default answers",
         [node(state=NodeState.stale, reason="not seen for 5 minutes")],
         {},
     ),
@@ -105,3 +109,26 @@ def test_the_reasons_are_grouped_by_cause() -> None:
             "1 device with less memory than the 2.0 GiB needed, without what others hold of it",
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("members", "asked"),
+    [
+        ([node("secret", state=NodeState.stale, reason="secret")], {}),
+        ([node("secret", cordoned="secret")], {}),
+        ([node("secret", cpus=1.0)], {"cpus": 4.0}),
+        ([node("secret")], {"memory_bytes": 1 << 50}),
+        ([node("secret"), device(0, "secret", cordoned="secret", reason="secret")], {"devices": 1}),
+        ([node("secret"), device(0, "secret", leases=held("rpl_x"))], {"devices": 1}),
+        ([node("secret"), device(0, "secret", reserved="secret")], {"devices": 1}),
+        ([node("secret"), device(0, "secret"), device(1, "secret", model="H100")], {"devices": 2}),
+        ([node("secret"), device(0, "secret")], {"devices": 1, "device_memory_bytes": 1 << 50}),
+    ],
+)
+def test_what_tenants_read_names_no_node_and_quotes_no_administrator(
+    members: Sequence[NodeView | DeviceView], asked: dict[str, Any]
+) -> None:
+    rejection = place(snapshot(*members), request(**asked))
+    assert isinstance(rejection, Rejection)
+    texts = [rejection.sentence, *(each.text for each in (*rejection.reasons, *rejection.remedies))]
+    assert not [text for text in texts if "secret" in text]

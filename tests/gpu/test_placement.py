@@ -341,7 +341,7 @@ def test_the_remedies_are_told_from_the_cheapest_on() -> None:
     answer = place(fleet, request(devices=1, other_pools=("pol_b",)))
     assert isinstance(answer, Rejection)
     assert [(remedy.change, remedy.subjects, remedy.text) for remedy in answer.remedies] == [
-        (Change.uncordon_device, ("dev_n1_3",), "lift the cordon of 1 device on node n1"),
+        (Change.uncordon_device, ("dev_n1_3",), "lift the cordon of 1 device"),
         (Change.other_pool, ("pol_b",), "use pool other"),
-        (Change.stop_replicas, ("rpl_a",), "stop 1 replica on node n1"),
+        (Change.stop_replicas, ("rpl_a",), "stop 1 replica on one node"),
     ]

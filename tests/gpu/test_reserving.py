@@ -69,7 +69,7 @@ def test_what_is_reserved_is_told_and_what_would_help() -> None:
         Cause.device_reserved: ("dev_n1_0",),
     }
     assert [(remedy.change, remedy.subjects, remedy.text) for remedy in answer.remedies][:1] == [
-        (Change.end_reservation, ("dev_n1_0",), "end the reservation of 1 device on node n1")
+        (Change.end_reservation, ("dev_n1_0",), "end the reservation of 1 device")
     ]
 
 

@@ -17,7 +17,7 @@ from tests.services.stage import Stage
 from tests.support.waiting import eventually_async
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-WHY = "node node-1 is drained: new firmware"
+WHY = "its node is drained for maintenance"
 
 
 def _replica(number: int, state: ReplicaState, drained: str = "", reason: str = "") -> ReplicaFacts:
@@ -130,7 +130,7 @@ async def test_what_runs_on_a_cordoned_node_stays_and_nothing_new_comes(stage: S
 
     async def waits() -> bool:
         await stage.round()
-        return "new firmware" in (await stage.service(service_id)).reason
+        return "is cordoned for maintenance" in (await stage.service(service_id)).reason
 
     await eventually_async(waits, message="the second replica waits, and says for what")
     assert [row.id for row in await stage.replicas(service_id, ReplicaState.ready)] == [kept.id]
@@ -155,4 +155,4 @@ async def test_the_replica_of_a_drained_device_moves(stage: Stage) -> None:
         return len(devices) == 1 and devices[0] != held and bool(await stage.replicas(service_id, ReplicaState.ready))
 
     await eventually_async(moved, message="a replica is ready on the other device")
-    assert f"its device {index} (H200) is drained: a new fan" in await stage.events(service_id)
+    assert f"its device {index} (H200) is drained for maintenance" in await stage.events(service_id)

@@ -40,7 +40,7 @@ async def test_a_plan_tells_choice_needs_counts_and_place(stage: Stage) -> None:
         "cpu_millis": 2000,
         "memory_bytes": 2 * GIB,
     }
-    assert (told.node, told.devices, told.waits) == ("node-1", ["H200"], None)
+    assert (told.node, told.devices, told.waits) == (None, ["H200"], None)  # a tenant reads no names of nodes
 
 
 async def test_a_plan_says_why_it_would_wait(stage: Stage) -> None:
