@@ -28,7 +28,7 @@ from appliance.services.tables import DeploymentRow, ReplicaRow
 from gpu import reservations
 from gpu.preemption import Eviction, Incumbent
 from gpu.reservation_tables import ReservationRow
-from gpu.tables import NodeClaimRow, NodeRow
+from gpu.tables import NodeClaimRow
 from gpu.wording import counted
 from tenants.limits import Priority
 from tenants.tables import TenantRow
@@ -107,10 +107,9 @@ async def _evict(machinery: Machinery, session: AsyncSession, eviction: Eviction
     for replica_id in eviction.victims:
         await retire(session, machinery.clock, Retire(replica_id, reason), machinery.timing)
     await _count(session, eviction.victims)
-    node = await session.get_one(NodeRow, eviction.plan.node_id)
-    message = f"{counted(len(eviction.victims), 'replica')} of lower priority leave node {node.name} to make room"
+    message = f"{counted(len(eviction.victims), 'replica')} of lower priority told to make room"
     note(session, machinery.clock, waiting.service_id, Phase.placing, message, replica_id=waiting.id)
-    log.info("replica.preempted", replicas=eviction.victims, replica=waiting.id, node=node.name)
+    log.info("replica.preempted", replicas=eviction.victims, replica=waiting.id, node=eviction.plan.node_id)
     return True
 
 

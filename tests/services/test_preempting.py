@@ -28,7 +28,7 @@ from tests.support.waiting import eventually_async
 
 CONSENTS = Placement(preemptible=True)
 WHY = "its service is preemptible, and a replica of high priority needs its place"
-LEAVE = "1 replica of lower priority leave node node-1 to make room"
+LEAVE = "1 replica of lower priority told to make room"
 
 
 @pytest.fixture
