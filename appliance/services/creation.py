@@ -25,7 +25,7 @@ from appliance.services.corrections import corrections_of, family_of
 from appliance.services.counting import amounts
 from appliance.services.events import note
 from appliance.services.names import require_clear_names
-from appliance.services.needs import Asked, Facts, needs
+from appliance.services.needs import Asked, needs
 from appliance.services.schemas import CreateService, Exposure
 from appliance.services.sizing import Fitted
 from appliance.services.states import Desired, Phase, ServiceState
@@ -33,6 +33,7 @@ from appliance.services.tables import DeploymentRow, ServiceRow
 from appliance.services.transitions import SERVICES, SNAPSHOT
 from appliance.services.trust import Isolation
 from gpu.estimate.correction import NONE
+from gpu.estimate.facts import ModelFacts
 from gpu.tables import FlavorRow
 from tenants import entitlements, limits, quotas
 from tenants.quotas import PLATFORM_SCOPE, Resource
@@ -64,7 +65,7 @@ class ModelVersion(Protocol):
 
 
 class ReadFacts(Protocol):
-    async def __call__(self, version_id: str, /) -> Facts:
+    async def __call__(self, version_id: str, /) -> ModelFacts:
         """What the files of a version tell of its memory."""
         ...
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -31,10 +31,6 @@ _MOST_MEMORY: Final = 1 << 48
 """Of one device; so that what a tenant's replicas come to stays a number that databases hold."""
 _WIDE: Final = frozenset({"float", "float32"})
 _ASK: Final = "or publish with device_memory_bytes: what each device must have"
-
-
-Facts: TypeAlias = ModelFacts
-"""What the files of a model version tell."""
 
 
 class Needs(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,7 +73,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     device_memory_bytes: int | None = None
 
 
-def needs(asked: Asked, facts: Facts, correction: Correction) -> Needs:
+def needs(asked: Asked, facts: ModelFacts, correction: Correction) -> Needs:
     """Raises `EstimateImpossible`, also for a number of devices that the model is not split over, and
     `ArgumentRefused`.
     """
@@ -139,7 +135,7 @@ def split(asked: Asked) -> tuple[int, int]:
     return ranks, groups
 
 
-def workload_of(asked: Asked, facts: Facts) -> Workload:
+def workload_of(asked: Asked, facts: ModelFacts) -> Workload:
     """The workload that the arguments ask for; raises `EstimateImpossible`, `ArgumentRefused`."""
     runtime, sizing, args = asked.runtime, asked.runtime.sizing, asked.args
     ranks, groups = split(asked)
@@ -184,7 +180,7 @@ def _element_bytes(asked: Asked, number_bytes: int) -> int:
     return number_bytes if chosen in (None, "auto") else 2
 
 
-def _number_bytes(asked: Asked, facts: Facts) -> int:
+def _number_bytes(asked: Asked, facts: ModelFacts) -> int:
     """Of one number that the engine computes in: as it is told, else the model's own, or half of that."""
     sizing = asked.runtime.sizing
     told = arguments.text_in(asked.args, sizing.dtype_argument) if sizing.dtype_argument else None
@@ -229,7 +225,7 @@ def _check_sharing(asked: Asked, is_estimated: bool) -> None:  # noqa: FBT001 - 
         raise ArgumentRefused(wrong, errors=[FieldError("/args", wrong)])
 
 
-def _least_weights(asked: Asked, facts: Facts, ranks: int, groups: int) -> int:
+def _least_weights(asked: Asked, facts: ModelFacts, ranks: int, groups: int) -> int:
     if not facts.weights.tensors:
         return 0
     number_bytes = _number_bytes(asked, facts)

@@ -42,9 +42,10 @@ from tenants.tables import TenantRow
 
 
 class _Refused(NamedTuple):
-    """Why a replica waits: a sentence for its owner, and single changes that would help."""
+    """Why a replica waits: a sentence for its owner, every cause, and single changes that would help."""
 
     sentence: str
+    reasons: tuple[str, ...] = ()
     would_help: tuple[str, ...] = ()
 
 
@@ -181,7 +182,8 @@ def _evictions(outcomes: Sequence[Outcome], incumbents: Sequence[Incumbent]) -> 
 
 def _explained(snapshot: ComputeSnapshot, request: PlacementRequest) -> _Refused:
     refused = rejection(snapshot, request)
-    return _Refused(refused.sentence, tuple(remedy.text for remedy in refused.remedies))
+    reasons = tuple(reason.text for reason in refused.reasons)
+    return _Refused(refused.sentence, reasons, tuple(remedy.text for remedy in refused.remedies))
 
 
 def _classes(snapshot: ComputeSnapshot, plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -242,7 +244,8 @@ async def _explain(machinery: Machinery, session: AsyncSession, replica: Replica
         return
     changed = update(ReplicaRow).where(ReplicaRow.id == replica.id).values(reason=refused.sentence)
     await session.execute(changed)
-    detail = {"would_help": list(refused.would_help)} if refused.would_help else None
+    told = {"reasons": list(refused.reasons), "would_help": list(refused.would_help)}
+    detail = {name: texts for name, texts in told.items() if texts} or None
     note(
         session,
         machinery.clock,

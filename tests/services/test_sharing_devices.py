@@ -6,7 +6,8 @@ from sqlalchemy import select
 
 from appliance.launchers.contract import ReplicaSpec
 from appliance.services.line import Line
-from appliance.services.states import ReplicaState, ServiceState
+from appliance.services.states import Phase, ReplicaState, ServiceState
+from appliance.services.tables import EventRow
 from gpu.tables import DeviceRow, FlavorRow
 from tests.services.preparations import Slow
 from tests.services.stage import Stage
@@ -121,3 +122,8 @@ async def test_a_third_half_waits_and_says_what_would_help(stage: Stage) -> None
     await eventually_async(waits, message="the third waits")
     await _until(stage, service_id, ReplicaState.ready, count=2)
     assert (await stage.service(service_id)).state == ServiceState.degraded
+    async with stage.database.read() as session:
+        query = select(EventRow.detail).where(EventRow.service_id == service_id, EventRow.phase == Phase.placing.value)
+        details = [detail for detail in await session.scalars(query) if detail]
+    assert "1 device of which less than 50 % is free" in details[-1]["reasons"]
+    assert "lift the cordon of 1 device" in details[-1]["would_help"]
