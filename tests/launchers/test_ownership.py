@@ -11,6 +11,7 @@ import pytest
 from appliance.launchers import procfs
 from appliance.launchers.contract import ObservedReplica, ReplicaState
 from appliance.launchers.ownership import pids_of
+from tests.support.waiting import eventually
 
 GONE = 4194303
 """A pid that no process has: the largest that the kernel gives, less one."""
@@ -49,7 +50,8 @@ def test_what_a_shim_started_is_ours() -> None:
 
 def test_what_left_its_shim_is_known_by_its_marker() -> None:
     with family(APPLIANCE_REPLICA="rpl_7") as (_, child):
-        assert pids_of([observed(f"{GONE}:1:boot", "rpl_7")], [child]) == {child}
+        # While a program begins, the kernel shows no environment of it for a moment.
+        eventually(lambda: pids_of([observed(f"{GONE}:1:boot", "rpl_7")], [child]) == {child})
         assert pids_of([observed(f"{GONE}:1:boot", "rpl_8")], [child]) == set()
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from appliance.gateway.plane import wire
-from appliance.gateway.plane.body import MAX_HELD
+from appliance.gateway.plane.body import MAX_HELD, SMALL
 from tests.plane.conformance.cases import BODY, CHUNKED, GOOD, SIZED, post
 from tests.plane.fake_engine import FakeEngine, Gate
 from tests.plane.harness import KEY, SERVICE, Connection, Gateway, chat, key_entry, request, running, sha256
@@ -125,7 +125,8 @@ def test_bodies_are_bounded_all_together(own_gateway: Gateway) -> None:
             connection = stack.enter_context(own_gateway.connect())
             connection.send(post(b"Content-Length: %d\r\n" % size, b"x" * (size - 1)))
         pid = own_gateway.worker_pid()
-        eventually(lambda: resident_kib(pid) > fitting * size // 1024, message="all is held")
+        probe = request(b"x" * (SMALL + 1))  # the least that has no room where all of the others' is there
+        eventually(lambda: own_gateway.ask(probe).status == 503, ignoring=(OSError, EOFError), message="all is held")
         with own_gateway.connect() as connection:
             connection.send(post(b"Content-Length: %d\r\n" % size, b""))
             answer = connection.answer()
