@@ -25,6 +25,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 async def provide_work(request: Request[Any, Any, Any]) -> AsyncGenerator[Work, None]:
+    if request.method not in SAFE_METHODS:
+        await request.body()  # whoever sends it slowly holds no transaction; a handler without `data` has not read it
     async with open_work(request) as work:
         yield work
 

@@ -32,6 +32,8 @@ KEPT_FREE = 4
 LOCK_TIMEOUT_S = 10.0
 """How long a statement waits for what another transaction has locked: as long as SQLite's writers wait altogether."""
 STATEMENT_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 120.0
+"""After which PostgreSQL ends a transaction that asks nothing: none of ours is so long without a defect."""
 _DATA_EXCEPTION, _TRANSACTION_ROLLBACK, _NOT_IN_STATE = "22", "40", "55"
 """Classes of SQLSTATE (PostgreSQL's manual, appendix A)."""
 _PRAGMAS = (
@@ -72,6 +74,7 @@ def create_engine(url: str) -> AsyncEngine:
             "server_settings": {
                 "application_name": "appliance",
                 "lock_timeout": str(int(LOCK_TIMEOUT_S * 1000)),  # milliseconds
+                "idle_in_transaction_session_timeout": str(int(IDLE_TIMEOUT_S * 1000)),
             },
         },
     )
