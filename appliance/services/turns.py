@@ -3,8 +3,8 @@ and would take another's part for its own.
 
 Who has its image and its model ready stands in line (`services.line`); who still gets them keeps nobody waiting. It is
 a replica's turn when nobody who shares a device with it loads or gives it back, and nobody of them is ahead in the
-line, which it leaves once it is committed that it starts. An engine whose start was not committed before a crash is
-known to the launcher.
+line, which it leaves once it is committed that it starts. An engine whose start was not committed, before a crash or
+for want of the database, is known to the launcher: all others wait for it, and it for nobody.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ _LOADING: Final = frozenset({ReplicaState.starting.value, ReplicaState.stopping.
 async def is_turn(machinery: Machinery, replica_id: str) -> bool:
     async with machinery.guarded.read() as session:
         sharing = await _sharing(session, replica_id)
+    if not sharing:
+        return True
+    running = await _running(machinery)
+    if replica_id in running:
+        return True  # it loads already, and those ahead of it wait for it
     if not _LOADING.isdisjoint(sharing.values()) or not machinery.line.ahead_of(replica_id).isdisjoint(sharing):
         return False
     yet_to_load = {other for other, state in sharing.items() if state == ReplicaState.placed.value}
-    return not yet_to_load or yet_to_load.isdisjoint(await _running(machinery))
+    return yet_to_load.isdisjoint(running)
 
 
 async def until_turn(machinery: Machinery, replica_id: str, _: Progress) -> None:

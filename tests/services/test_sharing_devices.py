@@ -8,6 +8,7 @@ from appliance.launchers.contract import ReplicaSpec
 from appliance.services.line import Line
 from appliance.services.states import Phase, ReplicaState, ServiceState
 from appliance.services.tables import EventRow
+from appliance.services.turns import is_turn
 from gpu.tables import DeviceRow, FlavorRow
 from tests.services.preparations import Slow
 from tests.services.stage import Stage
@@ -74,17 +75,7 @@ async def test_an_engine_that_runs_before_its_start_was_committed_is_waited_for(
     await _until(stage, crashed, ReplicaState.placed, count=1)
     await asyncio.wait_for(reading.begun.wait(), 10)
     (first,) = await stage.replicas(crashed, ReplicaState.placed)
-    folder = stage.machinery.run_dir(first.id)
-    await stage.launcher.start(
-        ReplicaSpec(
-            replica_id=first.id,
-            labels={"replica": first.id},
-            argv=(),
-            env={},
-            run_dir=folder,
-            log_path=folder / "log",
-        )
-    )
+    await stage.launcher.start(_spec(stage, first.id))
     stage.verifier.slow = None
     other = await stage.create("other", flavor="gpu")
 
@@ -97,6 +88,29 @@ async def test_an_engine_that_runs_before_its_start_was_committed_is_waited_for(
     await eventually_async(told, message="the other waits for its turn")
     await stage.launcher.die(first.id)
     await stage.until(other, ServiceState.ready)
+
+
+async def test_an_engine_that_runs_waits_for_nobody_ahead_of_it(stage: Stage) -> None:
+    """Its start could not be committed, and it stands in line again, behind one that waits for it."""
+    await _halves(stage)
+    stage.verifier.slow = reading = Slow()
+    service_id = await stage.create("pair", flavor="gpu", replicas=2)
+    await _until(stage, service_id, ReplicaState.placed, count=2)
+    first, second = (row.id for row in await stage.replicas(service_id, ReplicaState.placed))
+    machinery = stage.machinery
+    with machinery.line.standing(first), machinery.line.standing(second):
+        assert [await is_turn(machinery, first), await is_turn(machinery, second)] == [True, False]
+        await stage.launcher.start(_spec(stage, second))
+        assert [await is_turn(machinery, first), await is_turn(machinery, second)] == [False, True]
+    reading.finish()
+    await stage.until(service_id, ServiceState.ready)
+
+
+def _spec(stage: Stage, replica_id: str) -> ReplicaSpec:
+    folder = stage.machinery.run_dir(replica_id)
+    return ReplicaSpec(
+        replica_id=replica_id, labels={"replica": replica_id}, argv=(), env={}, run_dir=folder, log_path=folder / "log"
+    )
 
 
 def test_the_line_is_left_in_any_order() -> None:
