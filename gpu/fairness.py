@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -65,7 +66,11 @@ class Outcome(NamedTuple):
 def plan_round(
     snapshot: ComputeSnapshot, waiting: Iterable[Waiting], held: Mapping[str, Use], seek: Find = find
 ) -> Iterator[Outcome]:
-    """Decide on every waiting replica, each decision on what the ones before leave. `held` is by tenant."""
+    """Decide on every waiting replica, each decision on what the ones before leave. `held` is by tenant.
+
+    Where devices are reserved for one replica, which waits for memory of their node, what becomes free of that is not
+    given to those after it.
+    """
     queues = _Queues(waiting, held, total(snapshot))
     siblings: dict[str, Counter[str]] = defaultdict(Counter)
     hopeless: set[Hashable] = set()
@@ -75,10 +80,22 @@ def plan_round(
         yield Outcome(one, plan, snapshot)
         if plan is None:
             hopeless.add(request.needs)  # what comes after only takes more away
+            snapshot = _with_memory_kept(snapshot, one)
             continue
         snapshot = after(snapshot, one.replica_id, request, plan)
         siblings[one.deployment_id][plan.node_id] += 1
         queues.charge(one.tenant_id, _taken(snapshot, request, plan))
+
+
+def _with_memory_kept(snapshot: ComputeSnapshot, one: Waiting) -> ComputeSnapshot:
+    """The snapshot without the memory that the replica will take beside the devices that are reserved for it alone."""
+    if one.replica_id not in one.request.holders:
+        return snapshot
+    for node in snapshot.nodes:
+        if any(device.reserved == one.replica_id for device in node.devices):
+            claimed = min(node.memory_bytes, node.memory_claimed + one.request.memory_bytes)
+            snapshot = snapshot.with_node(replace(node, memory_claimed=claimed))
+    return snapshot
 
 
 def total(snapshot: ComputeSnapshot) -> Use:

@@ -141,7 +141,7 @@ def _decided(
     refused = {row.id: ask for row in waiting if isinstance(ask := asks[row.deployment_id], _Refused)}
     queue = [_queued(row, ask, holders) for row in waiting if isinstance(ask := asks[row.deployment_id], _Ask)]
     outcomes = list(plan_round(snapshot, queue, held, seek))
-    return Decision(refused | _answers(snapshot, outcomes), _evictions(outcomes, incumbents))
+    return Decision(refused | _answers(snapshot, outcomes), _evictions(snapshot, outcomes, incumbents))
 
 
 def _queued(row: ReplicaRow, ask: _Ask, holders: frozenset[str]) -> Waiting:
@@ -169,15 +169,17 @@ def _answers(snapshot: ComputeSnapshot, outcomes: Sequence[Outcome]) -> dict[str
     return answers
 
 
-def _evictions(outcomes: Sequence[Outcome], incumbents: Sequence[Incumbent]) -> list[Eviction]:
+def _evictions(
+    snapshot: ComputeSnapshot, outcomes: Sequence[Outcome], incumbents: Sequence[Incumbent]
+) -> list[Eviction]:
     """Who leaves for those that fit nowhere, on what all the others leave."""
-    if not outcomes or not incumbents:
+    left_out = [outcome.waiting for outcome in outcomes if outcome.plan is None]
+    if not left_out or not incumbents:
         return []
-    last = outcomes[-1]
-    left = last.snapshot
-    if last.plan is not None:
-        left = after(left, last.waiting.replica_id, last.waiting.request, last.plan)
-    return list(evictions(left, [outcome.waiting for outcome in outcomes if outcome.plan is None], incumbents))
+    for one, plan, _ in outcomes:
+        if plan is not None:
+            snapshot = after(snapshot, one.replica_id, one.request, plan)
+    return list(evictions(snapshot, left_out, incumbents))
 
 
 def _explained(snapshot: ComputeSnapshot, request: PlacementRequest) -> _Refused:

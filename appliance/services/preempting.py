@@ -92,7 +92,7 @@ async def end_reservations(machinery: Machinery) -> None:
 
 
 async def forget_reservation(session: AsyncSession, replica_id: str) -> None:
-    """The replica has its place."""
+    """The replica has its place, or is to get another."""
     await session.execute(delete(ReservationRow).where(ReservationRow.replica_id == replica_id))
 
 
@@ -148,11 +148,12 @@ async def _reserve(
     one of them, at the longest. False where somebody else has one by now.
     """
     await reservations.lock_nodes_of(session, device_ids)
-    await forget_reservation(session, waiting.id)
     now = machinery.clock.now()
     ends_at = now + machinery.timing.drain + machinery.timing.stopping + _MARGIN
     kept = set[str]()
     for theirs, device_id in await reservations.overlapping(session, device_ids, now, ends_at):
+        if theirs.replica_id == waiting.id:
+            continue  # of an eviction before, which this one takes the place of
         if theirs.starts_at > now:
             ends_at = min(ends_at, theirs.starts_at)
         elif theirs.replica_id is None and theirs.tenant_id == waiting.tenant_id:
@@ -160,7 +161,7 @@ async def _reserve(
         else:
             return False
     missing = set(device_ids) - kept
-    return not missing or await _insert(machinery.clock, session, waiting, missing, ends_at)
+    return await _insert(machinery.clock, session, waiting, missing, ends_at)
 
 
 async def _insert(
@@ -178,7 +179,9 @@ async def _insert(
     )
     try:
         async with session.begin_nested():
-            await reservations.insert(session, row, device_ids)
+            await forget_reservation(session, waiting.id)
+            if device_ids:
+                await reservations.insert(session, row, device_ids)
     except IntegrityError:
         return False  # somebody reserved one just now
     return True

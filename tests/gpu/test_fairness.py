@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gpu.fairness import Use, Waiting, plan_round, total
 from gpu.placement import find
 from gpu.requests import PlacementRequest, Strategy
+from gpu.reserving import seek
 from gpu.snapshot import ComputeSnapshot
 from tests.gpu.fleets import GIB, device, node, request, requests, snapshot, snapshots
 
@@ -19,7 +20,9 @@ def waiting(number: int, tenant: str, wanted: PlacementRequest, **members: int |
 
 
 def placed(fleet: ComputeSnapshot, queue: list[Waiting], held: dict[str, Use] | None = None) -> list[str]:
-    return [outcome.waiting.replica_id for outcome in plan_round(fleet, queue, held or {}) if outcome.plan is not None]
+    return [
+        outcome.waiting.replica_id for outcome in plan_round(fleet, queue, held or {}, seek) if outcome.plan is not None
+    ]
 
 
 def test_the_tenant_with_the_smallest_dominant_share_comes_first() -> None:
@@ -49,6 +52,25 @@ def test_what_does_not_fit_holds_up_nobody() -> None:
     fleet = snapshot(node(), device())
     queue = [waiting(0, "ten_a", request(devices=8)), waiting(1, "ten_a", request(devices=1))]
     assert placed(fleet, queue) == ["rpl_001"]
+
+
+def test_memory_beside_devices_that_are_reserved_for_a_replica_is_kept_for_it() -> None:
+    """Else whoever went to make room for it takes back what becomes free first, and goes again, without end."""
+    half_free = node(memory_bytes=64 * GIB, memory_claimed=32 * GIB)
+    kept_for = waiting(0, "ten_a", request(devices=1, memory_bytes=64 * GIB, holders=frozenset({"rpl_000"})))
+    back_again = waiting(1, "ten_b", request(memory_bytes=32 * GIB), precedence=2)
+    reserved = snapshot(half_free, device(reserved="rpl_000"))
+    assert placed(reserved, [kept_for, back_again]) == []
+    assert placed(reserved, [back_again]) == ["rpl_001"]
+    elsewhere = snapshot(half_free, device(reserved="rpl_000"), node("n2", memory_bytes=32 * GIB))
+    assert [
+        (outcome.waiting.replica_id, outcome.plan.node_id)
+        for outcome in plan_round(elsewhere, [kept_for, back_again], {}, seek)
+        if outcome.plan is not None
+    ] == [("rpl_001", "nod_n2")]
+    assert placed(snapshot(node(memory_bytes=64 * GIB), device(reserved="rpl_000")), [kept_for, back_again]) == [
+        "rpl_000"
+    ]
 
 
 def test_the_larger_of_a_tenants_own_come_first() -> None:

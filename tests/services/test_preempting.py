@@ -18,6 +18,7 @@ from appliance.services.schemas import CreateService, Placement
 from appliance.services.states import ReplicaState, ServiceState
 from appliance.services.tables import DeploymentRow, ReplicaRow
 from gpu import reservations
+from gpu.requests import Plan
 from gpu.reservation_tables import DeviceReservationRow, ReservationRow
 from gpu.tables import DeviceLeaseRow, DeviceRow
 from tenants.limits import Priority
@@ -243,6 +244,23 @@ async def test_devices_are_kept_until_others_have_reserved_them(stage: Stage, vi
     (kept,) = [row for row in await _kept(stage) if row.replica_id is not None]
     assert kept.ends_at == stage.clock.now() + timedelta(seconds=10)
     assert len(await stage.replicas(low, ReplicaState.draining)) == 1
+
+
+async def test_what_was_kept_before_stays_where_nothing_else_can_be_kept(stage: Stage, vip: TenantId) -> None:
+    """Whoever left for it did so in vain otherwise."""
+    _, high, decision = await _full_house(stage, vip)
+    (eviction,) = decision.evictions
+    assert await preempting.make_room(stage.machinery, [eviction])
+    (before,) = await _kept(stage)
+    async with stage.database.read() as session:
+        devices = (await session.scalars(select(DeviceRow))).all()
+    (other,) = [device for device in devices if device.id not in eviction.plan.device_ids]
+    async with stage.database.write() as session:
+        await _reserve(stage, session, stage.tenant_id, other.id, 0)
+    again = eviction._replace(plan=Plan(other.node_id, (other.id,)), victims=())
+    assert not await preempting.make_room(stage.machinery, [again])
+    assert before.id in {row.id for row in await _kept(stage)}
+    assert (await stage.service(high)).state == ServiceState.pending
 
 
 async def test_what_is_kept_for_its_tenant_anyway_is_not_kept_twice(stage: Stage, vip: TenantId) -> None:
