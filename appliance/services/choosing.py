@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,7 +45,7 @@ async def choose_flavor(work: Work, wanted: str | None, pool: PoolRow, fit: Fit,
         stock = await stock_of(session, pool.id)
         refused = entitlement.excluded({(each.vendor, each.model) for each in stock})
         allowed = [each for each in stock if each.model not in refused]
-        return await asyncio.to_thread(smallest, flavors, allowed, fit, facts, pool.name)
+        return smallest(flavors, allowed, fit, facts, pool.name)
     for flavor in flavors:
         if wanted in (flavor.name, flavor.id):
             return fit(flavor)

@@ -24,7 +24,7 @@ async def find(scope: TenantScope, session: AsyncSession, name_or_id: str, *, lo
     """The service by its id, or by its name within the scope; raises `ServiceNotFound`."""
     by = ServiceRow.id if is_id(name_or_id, "svc") else ServiceRow.name
     query = select(ServiceRow).where(by == name_or_id, scope.holds(ServiceRow.tenant_id)).limit(2)
-    rows = (await session.scalars(query.with_for_update() if lock else query)).all()
+    rows = (await session.scalars(query.with_for_update(key_share=True) if lock else query)).all()
     if len(rows) != 1:
         several = " (several tenants have one of that name: set Appliance-Tenant)" if rows else ""
         raise ServiceNotFound(f"there is no service {name_or_id!r}{several}")
