@@ -23,6 +23,7 @@ from appliance.api.context import context_of
 from appliance.api.idempotency import once
 from appliance.api.problems import problems
 from appliance.api.work import open_work
+from appliance.kernel.pagination import Page, PageRequest
 from appliance.models import operations, queries
 from appliance.models import uploads as uploading
 from appliance.models.errors import (
@@ -42,7 +43,7 @@ from appliance.models.errors import (
     VersionImmutable,
 )
 from appliance.models.receiving import receive
-from appliance.models.schemas import NewUpload, Upload, Version
+from appliance.models.schemas import NewUpload, Upload, UploadSummary, Version
 from appliance.models.tables import ModelUploadFileRow
 from appliance.models.views import version_view
 from tenants.permissions import Permission
@@ -84,14 +85,13 @@ async def open_upload(
 
 
 @get(UPLOADS, permission=Permission.model_read, responses=problems(ModelNotFound), tags=TAGS)
-async def list_uploads(request: AnyRequest, work: NamedDependency[Work], model: FromPath[str]) -> list[Upload]:
-    """List the uploads that have not ended."""
-    repository = context_of(request).parts.models
+async def list_uploads(
+    work: NamedDependency[Work], model: FromPath[str], page: NamedDependency[PageRequest]
+) -> Page[UploadSummary]:
+    """List the uploads that have not ended, newest first."""
     row = await queries.find_model(work.scope, work.session, model)
-    return [
-        uploading.upload_view(repository, upload, await queries.upload_files(work.session, upload.id))
-        for upload in await queries.list_uploads(work.session, row.id)
-    ]
+    uploads = await queries.list_uploads(work.session, row.id, page)
+    return page.page(uploads, [upload.id for upload in uploads])
 
 
 @get(UPLOAD, permission=Permission.model_read, responses=problems(ModelNotFound, UploadNotFound), tags=TAGS)

@@ -90,11 +90,13 @@ def open_or_resume(
     """The open upload of just these files, or a new one."""
     wanted = sorted((file.path, file.size, file.sha256) for file in files)
     path = f"models/{segment(model)}/uploads"
-    for upload in connection.get(path):
+    looks_alike = (content, "open", len(files), sum(file.size for file in files))
+    for found in connection.pages(path):
+        if (found["content"], found["state"], found["files"], found["size"]) != looks_alike:
+            continue
+        upload = connection.get(f"{path}/{found['id']}")
         held = sorted((file["path"], file["size"], file["sha256"]) for file in upload["files"])
-        if (held, upload["content"], upload["state"]) == (wanted, content, "open") and _is_for(
-            connection, model, upload, version
-        ):
+        if held == wanted and _is_for(connection, model, upload, version):
             arrived = sum(file["received"] for file in upload["files"])
             tell(f"resuming {upload['id']}: {arrived} bytes are there")
             return dict(upload)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,30 @@ class Part:
             return self.growing.stat().st_size
         except FileNotFoundError:
             return self.size if self.is_complete else 0
+
+
+class Arrived:
+    """What of all files of an upload is there, as one look into its folder shows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lengths: dict[str, int] = {}
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # it is complete by now: `.done`
+                        self._lengths[entry.name] = entry.stat().st_size
+        except FileNotFoundError:
+            return
+
+    def is_complete(self, number: int, size: int) -> bool:
+        return size == 0 or f"{number}.done" in self._lengths
+
+    def received(self, number: int, size: int) -> int:
+        """Bytes that are there."""
+        growing = self._lengths.get(f"{number}.part")
+        if growing is not None:
+            return growing
+        return size if self.is_complete(number, size) else 0
 
 
 class PartWriter:

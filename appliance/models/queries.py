@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from appliance.kernel.ids import is_id
 from appliance.kernel.pagination import PageRequest
 from appliance.models.errors import ModelNameAmbiguous, ModelNotFound, UploadNotFound, VersionNotFound
-from appliance.models.states import VersionState
+from appliance.models.schemas import UploadSummary
+from appliance.models.states import UploadKind, UploadState, VersionState
 from appliance.models.tables import (
     ModelFileRow,
     ModelImportRow,
@@ -134,9 +135,31 @@ async def find_upload(session: AsyncSession, model: ModelRow, upload_id: str) ->
     return row
 
 
-async def list_uploads(session: AsyncSession, model_id: str) -> list[ModelUploadRow]:
-    query = select(ModelUploadRow).where(ModelUploadRow.model_id == model_id).order_by(ModelUploadRow.id.desc())
-    return list(await session.scalars(query))
+async def list_uploads(session: AsyncSession, model_id: str, page: PageRequest) -> list[UploadSummary]:
+    """Newest first, one more than the page."""
+    uploads = page.apply(select(ModelUploadRow).where(ModelUploadRow.model_id == model_id), ModelUploadRow.id)
+    rows = (await session.scalars(uploads)).all()
+    announced = (
+        select(ModelUploadFileRow.upload_id, func.count(), func.sum(ModelUploadFileRow.size))
+        .where(ModelUploadFileRow.upload_id.in_([row.id for row in rows]))
+        .group_by(ModelUploadFileRow.upload_id)
+    )
+    totals = {upload_id: (files, int(size)) for upload_id, files, size in await session.execute(announced)}
+    return [_summary(row, *totals.get(row.id, (0, 0))) for row in rows]
+
+
+def _summary(row: ModelUploadRow, files: int, size: int) -> UploadSummary:
+    return UploadSummary(
+        id=row.id,
+        model_id=row.model_id,
+        version_id=row.version_id,
+        content=UploadKind(row.kind),
+        state=UploadState(row.state),
+        files=files,
+        size=size,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )
 
 
 async def find_upload_file(session: AsyncSession, upload: ModelUploadRow, path: str) -> ModelUploadFileRow:

@@ -149,6 +149,20 @@ class UploadProgress(msgspec.Struct, frozen=True):
     complete: bool
 
 
+class UploadSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """`files` is how many were announced, `size` their bytes."""
+
+    id: str
+    model_id: str
+    version_id: str
+    content: UploadKind
+    state: UploadState
+    files: int
+    size: int
+    created_at: datetime
+    expires_at: datetime
+
+
 class Upload(msgspec.Struct, frozen=True):
     id: str
     model_id: str

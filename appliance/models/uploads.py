@@ -21,7 +21,7 @@ from appliance.models.copying import require_space
 from appliance.models.errors import ModelRefused, Refusal, UploadClosed, UploadIncomplete, UploadTooLarge
 from appliance.models.inspection import check_names
 from appliance.models.names import RECONCILER
-from appliance.models.parts import EMPTY_SHA256, Part
+from appliance.models.parts import EMPTY_SHA256, Arrived, Part
 from appliance.models.paths import path_problem
 from appliance.models.repository import ModelRepository
 from appliance.models.schemas import NewUpload, Upload, UploadFile, UploadProgress
@@ -99,7 +99,8 @@ async def finish_upload(
     """Order the check and storing of what was uploaded; `UploadIncomplete` names what is missing."""
     require_open(upload)
     files = await queries.upload_files(work.session, upload.id)
-    missing = [file.path for file in files if not part_of(repository, file).is_complete]
+    folder = Arrived(repository.store.upload(upload.id))
+    missing = [file.path for file in files if not folder.is_complete(file.number, file.size)]
     if missing:
         more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise UploadIncomplete(f"not complete: {', '.join(missing[:10])}{more}; send the rest, then finish again")
@@ -132,17 +133,19 @@ def require_room(file: ModelUploadFileRow, offset: int, length: int | None) -> N
 
 def upload_view(repository: ModelRepository, upload: ModelUploadRow, files: Sequence[ModelUploadFileRow]) -> Upload:
     """With how much of each file has arrived, as the disk has it."""
+    folder = Arrived(repository.store.upload(upload.id))
     return Upload(
         id=upload.id,
         model_id=upload.model_id,
         version_id=upload.version_id,
         content=UploadKind(upload.kind),
         state=UploadState(upload.state),
-        files=[_progress(file, part_of(repository, file)) for file in files],
+        files=[_progress(file, folder) for file in files],
         created_at=upload.created_at,
         expires_at=upload.expires_at,
     )
 
 
-def _progress(file: ModelUploadFileRow, part: Part) -> UploadProgress:
-    return UploadProgress(file.path, file.size, file.sha256, part.received, part.is_complete)
+def _progress(file: ModelUploadFileRow, folder: Arrived) -> UploadProgress:
+    received, complete = folder.received(file.number, file.size), folder.is_complete(file.number, file.size)
+    return UploadProgress(file.path, file.size, file.sha256, received, complete)

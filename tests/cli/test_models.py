@@ -233,6 +233,8 @@ def _begun(acme: CommandLine, command: list[str]) -> Iterator[subprocess.Popen[s
 
 
 def _received(acme: CommandLine) -> int:
-    answer = acme.appliance.client(tenant="acme").get("models/resumed/uploads")
-    uploads = answer.json() if answer.is_success else []
+    client = acme.appliance.client(tenant="acme")
+    answer = client.get("models/resumed/uploads")
+    ids = [upload["id"] for upload in answer.json()["items"]] if answer.is_success else []
+    uploads = [client.get(f"models/resumed/uploads/{upload_id}").json() for upload_id in ids]
     return sum(file["received"] for upload in uploads for file in upload["files"])

@@ -123,7 +123,7 @@ class Library:
     async def open_uploads(self, model: str = "llama") -> list[str]:
         async with self.work() as work:
             row = await queries.find_model(work.scope, work.session, model)
-            found = await queries.list_uploads(work.session, row.id)
+            found = await queries.list_uploads(work.session, row.id, PageRequest())
             return [upload.id for upload in found if upload.state == UploadState.open]
 
     async def send(self, upload_id: str, path: str, content: bytes, *, model: str = "llama") -> None:

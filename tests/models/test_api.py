@@ -260,6 +260,24 @@ async def test_versions_come_in_pages(developer: Caller, library: Library):
     assert rest["next_cursor"] is None
 
 
+async def test_uploads_come_in_pages_without_their_files(developer: Caller):
+    """Thousands of files may be announced of each; how much has arrived is told of one upload."""
+    await developer.ask("POST", "/models", {"name": "llama"}, status=201)
+    files = {"config.json": b"{}", "model.safetensors": b"x" * 100}
+    for name in ("a", "b"):
+        await developer.ask("POST", "/models/llama/uploads", announced(files) | {"version": name}, status=201)
+    first = (await developer.ask("GET", "/models/llama/uploads?limit=1")).json()
+    second = (await developer.ask("GET", f"/models/llama/uploads?limit=1&cursor={first['next_cursor']}")).json()
+    assert second["next_cursor"] is None
+    (newer, older) = (*first["items"], *second["items"])
+    assert newer["id"] > older["id"]
+    assert (older["files"], older["size"], older["state"]) == (2, 102, "open")
+    url = f"/models/llama/uploads/{older['id']}/files/config.json"
+    await developer.ask("PATCH", url, b"{}", status=204, Upload_Offset="0")
+    shown = (await developer.ask("GET", f"/models/llama/uploads/{older['id']}")).json()
+    assert [(file["received"], file["complete"]) for file in shown["files"]] == [(2, True), (0, False)]
+
+
 async def test_the_memory_of_a_version_is_estimated(developer: Caller, stranger: Caller, library: Library):
     await developer.ask("POST", "/models", {"name": "llama"}, status=201)
     await library.import_(model_files())
