@@ -29,6 +29,8 @@ POOL = {"sqlite": 8, "postgresql": 15}
 """Connections at most."""
 KEPT_FREE = 4
 """Of them, for the control plane's own loops, whatever requests come in."""
+CALLERS_IN_LINE = 2
+"""Requests that stand in SQLite's line of writers, so that a loop's turn is soon."""
 LOCK_TIMEOUT_S = 10.0
 """How long a statement waits for what another transaction has locked: as long as SQLite's writers wait altogether."""
 STATEMENT_TIMEOUT_S = 30.0
@@ -131,9 +133,10 @@ class Database:
     def __init__(self, url: str, *, activate: Callable[[Iterable[str]], None] = lambda _: None) -> None:
         self.engine = create_engine(url)
         self.activate = activate
-        self._is_sqlite = self.engine.dialect.name == "sqlite"
-        self._writer = asyncio.Lock()
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock() if is_sqlite else None  # PostgreSQL has as many as come
         self._places: asyncio.Semaphore | None = None
+        self._writers_places: asyncio.Semaphore | None = None
         self._readers = async_sessionmaker(self.engine, expire_on_commit=False, autoflush=False)
         self._writers = async_sessionmaker(
             self.engine.execution_options(writes=True), expire_on_commit=False, autoflush=False
@@ -145,18 +148,21 @@ class Database:
         """
         shared = copy(self)
         shared._places = asyncio.Semaphore(POOL[self.engine.dialect.name] - KEPT_FREE)  # noqa: SLF001 - it is ours
+        if self._writer is not None:
+            shared._writers_places = asyncio.Semaphore(CALLERS_IN_LINE)  # noqa: SLF001
         return shared
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        async with self._place():
+        async with _held(self._places):
             with _translated():
                 async with self._readers() as session, session.begin():
                     yield session
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        async with self._place(), self._turn():
+        # The place comes last: who waits for a turn to write keeps nobody from reading.
+        async with _held(self._writers_places), _held(self._writer), _held(self._places):
             with _translated():
                 async with self._writers() as session:
                     async with session.begin():
@@ -174,29 +180,17 @@ class Database:
     async def close(self) -> None:
         await self.engine.dispose()
 
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the places that requests have together."""
-        if self._places is None:
-            yield
-            return
-        await _acquired(self._places)
-        try:
-            yield
-        finally:
-            self._places.release()
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """SQLite has one writer at a time."""
-        if not self._is_sqlite:
-            yield
-            return
-        await _acquired(self._writer)
-        try:
-            yield
-        finally:
-            self._writer.release()
+@asynccontextmanager
+async def _held(waited_for: asyncio.Lock | asyncio.Semaphore | None) -> AsyncIterator[None]:
+    if waited_for is None:
+        yield
+        return
+    await _acquired(waited_for)
+    try:
+        yield
+    finally:
+        waited_for.release()
 
 
 async def _acquired(waited_for: asyncio.Lock | asyncio.Semaphore) -> None:

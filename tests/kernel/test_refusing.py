@@ -126,3 +126,33 @@ async def test_who_waits_for_a_place_in_vain_is_told(database: Database, monkeyp
                 pass
     async with callers.read() as session:
         assert await session.scalar(select(LeaseRow)) is None
+
+
+async def test_requests_that_wait_to_write_leave_room_to_read_and_loops_their_turn(database: Database) -> None:
+    callers = database.for_callers()
+    begun, ended = asyncio.Event(), asyncio.Event()
+    order: list[str] = []
+
+    async def write(name: str, of: Database) -> None:
+        async with of.write() as session:
+            begun.set()
+            session.add(lease(name))
+            await session.flush()
+            if name == "first":
+                await ended.wait()
+        order.append(name)
+
+    async with asyncio.TaskGroup() as writing:
+        writing.create_task(write("first", database))
+        await begun.wait()
+        for number in range(20):
+            writing.create_task(write(f"caller-{number}", callers))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5), callers.read() as session:
+            assert "first" not in (await session.scalars(select(LeaseRow.name))).all(), "it is not committed"
+        writing.create_task(write("loop", database))
+        await asyncio.sleep(0)
+        ended.set()
+    assert len(order) == 22
+    if database.engine.dialect.name == "sqlite":
+        assert order.index("loop") <= db.CALLERS_IN_LINE + 1
