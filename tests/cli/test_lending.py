@@ -106,7 +106,7 @@ def test_a_drain_is_waited_for(platform: CommandLine):
     name = platform.json("node", "list")[0]["name"]
     before = platform.ok("node", "preview", name)
     assert "moving" in before
-    assert "to be drained" in before
+    assert "cordoned for maintenance" in before
     drained = platform.appliance.cli("node", "drain", name, "--reason", "new disks", "--wait", "--json")
     assert drained.returncode == 0, drained.stderr
     assert json.loads(drained.stdout)["replicas"] == 0

@@ -10,7 +10,7 @@ from appliance.runtimes.errors import CombinationRefused
 from appliance.services.requesting import placement_request
 from appliance.services.tables import DeploymentRow
 from gpu.placement import place
-from gpu.requests import Plan, Rejection
+from gpu.requests import Plan, Rejection, Strategy
 from gpu.snapshot import ComputeSnapshot, DeviceView, NodeView, PoolView
 from gpu.tables import FlavorRow
 
@@ -41,7 +41,13 @@ def placed(runtime: str, device: str, *, quantisation: dict[str, str] | None = N
     node = NodeView(id="nod_1", name="node-1", pool_id="pol_1", cpus=8.0, memory_bytes=64 * GIB, devices=(card,))
     snapshot = ComputeSnapshot((PoolView("pol_1", "default"),), (node,))
     deployment = DeploymentRow(
-        id="dep_1", pool_id="pol_1", runtime=runtime, devices=1, device_memory_bytes=20 * GIB, args=[]
+        id="dep_1",
+        pool_id="pol_1",
+        runtime=runtime,
+        devices=1,
+        device_memory_bytes=20 * GIB,
+        args=[],
+        strategy=Strategy.pack.value,
     )
     deployment.needs = {"quantisation": quantisation or {}}
     return place(snapshot, placement_request(CATALOG, deployment, FLAVOR, {}, snapshot))
