@@ -148,8 +148,8 @@ class Database:
         """
         shared = copy(self)
         shared._places = asyncio.Semaphore(POOL[self.engine.dialect.name] - KEPT_FREE)  # noqa: SLF001 - it is ours
-        if self._writer is not None:
-            shared._writers_places = asyncio.Semaphore(CALLERS_IN_LINE)  # noqa: SLF001
+        # SQLite's one writer has a connection whoever reads: else it would wait for one while all others wait for it.
+        shared._writers_places = shared._places if self._writer is None else asyncio.Semaphore(CALLERS_IN_LINE)  # noqa: SLF001
         return shared
 
     @asynccontextmanager
@@ -161,8 +161,7 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
-        # The place comes last: who waits for a turn to write keeps nobody from reading.
-        async with _held(self._writers_places), _held(self._writer), _held(self._places):
+        async with _held(self._writers_places), _held(self._writer):
             with _translated():
                 async with self._writers() as session:
                     async with session.begin():

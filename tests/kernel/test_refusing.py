@@ -112,6 +112,9 @@ async def test_requests_leave_room_for_the_control_plane(database: Database) -> 
         async with database.read() as session:
             assert await session.scalar(select(LeaseRow.name)) == "a"
         assert len(began) == most
+        if database.engine.dialect.name == "sqlite":  # the one writer waits for no reader
+            async with asyncio.timeout(5):
+                await add(callers, lease("b"))
         ended.set()
     assert len(began) == 50
 
